@@ -1,0 +1,154 @@
+"""Pretrains the UNet and the text encoder of tiny_sd (the ALTER teacher) on the emoji. Seeded and resumable.
+
+    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--warm-start] [--export-only]
+
+Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split. The
+learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
+before the fall; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes on.
+"""
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from make_common import STATE, atomic_save, emoji
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+HERE = Path(__file__).parent
+BATCH, LEARNING_RATE, WARMUP, EMA_DECAY, SEED = 64, 8e-4, 500, 0.999, 0
+CAPTION_DROPOUT = 0.1      # for classifier-free guidance
+BASE_SHARE = 0.7           # share of the batch drawn from base emoji, the rest from skin-tone variants
+SAVE_EVERY, SNAPSHOT_EVERY = 250, 1000
+UNET = dict(sample_size=8, in_channels=8, out_channels=8, block_out_channels=(32, 64, 96, 96), layers_per_block=2,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, attention_head_dim=(1, 2, 3, 3),
+            cross_attention_dim=128, use_linear_projection=True, norm_num_groups=8)
+TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, projection_dim=128,
+            max_position_embeddings=16)
+SCHEDULER = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                 prediction_type="v_prediction", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+
+
+def networks(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    torch.manual_seed(SEED)
+    text = CLIPTextConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **TEXT)
+    return UNet2DConditionModel(**UNET), CLIPTextModel(text)
+
+
+def caption(row: dict, generator: torch.Generator) -> str:
+    """The name, half of the time with up to three random keywords behind it; now and then nothing."""
+    dropped, plain = torch.rand(2, generator=generator).tolist()
+    if dropped < CAPTION_DROPOUT:
+        return ""
+    count = 0 if plain < 0.5 else min(3, len(row["keywords"]))
+    chosen = torch.randperm(len(row["keywords"]), generator=generator)[:count].tolist()
+    return ", ".join([row["name"], *(row["keywords"][i] for i in chosen)])
+
+
+def draw_batch(step: int, rows: list[dict], bases: torch.Tensor, variants: torch.Tensor) -> dict:
+    """Everything random of a step, from (seed, step) alone, on the CPU: a resumed run repeats it."""
+    generator = torch.Generator().manual_seed(SEED * 10**7 + step)
+    num_bases = round(BASE_SHARE * BATCH)
+    index = torch.cat([pool[torch.randint(len(pool), (count,), generator=generator)]
+                       for pool, count in ((bases, num_bases), (variants, BATCH - num_bases))])
+    stratified = (torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)) / BATCH
+    shape = (BATCH, UNET["in_channels"], 8, 8)
+    return {"index": index, "captions": [caption(rows[i], generator) for i in index.tolist()],
+            "timesteps": (stratified * 1000).long().clamp(max=999),
+            "posterior_noise": torch.randn(shape, generator=generator), "noise": torch.randn(shape, generator=generator)}
+
+
+def learning_rate(step: int, steps: int) -> float:
+    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP, max(5 * (1 - step / steps), 0.01))
+
+
+def ema_weights(networks: torch.nn.ModuleList, ema: EMAModel) -> dict[str, torch.Tensor]:
+    names = [name for name, _ in networks.named_parameters()]
+    return {name: shadow.half().cpu().contiguous() for name, shadow in zip(names, ema.shadow_params, strict=True)}
+
+
+def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str) -> None:
+    images, rows = emoji("train")
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
+    with torch.no_grad():
+        moments = [vae.encode(batch).latent_dist for batch in images.split(128)]
+    mean = torch.cat([m.mean for m in moments]) * vae.config.scaling_factor
+    std = torch.cat([m.std for m in moments]) * vae.config.scaling_factor
+    is_base = torch.tensor([row["variant"] == "" for row in rows])
+    bases, variants = is_base.nonzero()[:, 0], (~is_base).nonzero()[:, 0]
+    scheduler = PNDMScheduler(**SCHEDULER)
+    alphas = scheduler.alphas_cumprod
+    unet, text_encoder = both
+    optimizer = torch.optim.AdamW(both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY), HERE / "denoiser_log.csv", 0
+    if (state := STATE / "denoiser.pt").exists():
+        saved = torch.load(state, weights_only=True, map_location=device)
+        first = saved["step"]
+        both.load_state_dict(saved["networks"]), optimizer.load_state_dict(saved["optimizer"])
+        ema.load_state_dict(saved["ema"])
+    else:
+        log.write_text("step,loss,learning_rate,seconds\n")
+    losses, started = [], time.time()
+    for step in tqdm(range(first, steps), initial=first, total=steps, desc="denoiser", mininterval=30):
+        batch = draw_batch(step, rows, bases, variants)
+        clean = mean[batch["index"]] + std[batch["index"]] * batch["posterior_noise"]
+        alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
+        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * batch["noise"]).to(device)
+        target = (alpha.sqrt() * batch["noise"] - (1 - alpha).sqrt() * clean).to(device)  # v-prediction
+        tokens = tokenizer(batch["captions"], padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states = text_encoder(tokens.to(device)).last_hidden_state
+        loss = (unet(noisy, batch["timesteps"].to(device), states).sample - target).square().mean()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step(), optimizer.zero_grad(), ema.step(both.parameters())
+        losses.append(loss.detach())
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            with log.open("a", newline="") as file:
+                csv.writer(file).writerow([step + 1, f"{torch.stack(losses).mean().item():.5f}",
+                                           f"{learning_rate(step, steps):.2e}", f"{time.time() - started:.0f}"])
+            losses, started = [], time.time()
+            atomic_save({"step": step + 1, "networks": both.state_dict(), "optimizer": optimizer.state_dict(),
+                         "ema": ema.state_dict()}, state)
+        if (step + 1) % SNAPSHOT_EVERY == 0:
+            (STATE / "snapshots").mkdir(exist_ok=True)
+            save_file(ema_weights(both, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
+
+
+def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """The pipeline folder from moving-average weights, fp16 safetensors under the standard names."""
+    both.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+    unet, text_encoder = both.cpu().half()
+    StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16), text_encoder=text_encoder, unet=unet,
+        tokenizer=tokenizer, scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--warm-start", action="store_true", help="begin from the committed weights (optimizer state is not committed)")
+    parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
+    options = parser.parse_args()
+    tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
+    both = torch.nn.ModuleList(networks(tokenizer))
+    if options.export_only:
+        return export(both, tokenizer, load_file(options.export_only), HERE)
+    if options.warm_start:
+        for network, name in zip(both, ("unet/diffusion_pytorch_model", "text_encoder/model"), strict=True):
+            network.load_state_dict({k: v.float() for k, v in load_file(HERE / f"{name}.safetensors").items()})
+    train(both.to(options.device), tokenizer, options.steps, options.device)
+    export(both, tokenizer, load_file(sorted((STATE / "snapshots").glob("*.safetensors"))[-1]), HERE)
+
+
+if __name__ == "__main__":
+    main()

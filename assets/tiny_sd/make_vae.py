@@ -1,0 +1,90 @@
+"""Trains the AutoencoderKL of tiny_sd on the emoji: 32 x 32 x 3 -> 8 x 8 x 8 latents. Resumable.
+
+    python assets/tiny_sd/make_vae.py [--steps 2000]
+
+Loss: mean squared error + 1e-6 x KL, as Stable Diffusion's first stage without its perceptual and adversarial terms
+(at 32 px they blur nothing away and would need a discriminator). Latents are scaled to unit variance (`scaling_factor`).
+"""
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.training_utils import EMAModel
+from make_common import STATE, atomic_save, emoji, psnr
+from tqdm.auto import tqdm
+
+HERE = Path(__file__).parent
+BATCH, LEARNING_RATE, KL_WEIGHT, SEED = 32, 2e-3, 1e-6, 0
+CONFIG = dict(in_channels=3, out_channels=3, latent_channels=8, sample_size=32, block_out_channels=(16, 32, 64),
+              layers_per_block=1, norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 3,
+              up_block_types=("UpDecoderBlock2D",) * 3)
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flips, shifts by up to 2 px and permuted colours: 3164 pictures alone are few for an autoencoder."""
+    if torch.rand((), generator=generator) < 0.5:
+        images = images.flip(-1)
+    if torch.rand((), generator=generator) < 0.5:
+        images = images[:, torch.randperm(3, generator=generator)]
+    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    return images.roll(shift, (-2, -1))
+
+
+def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
+    with torch.no_grad():
+        return psnr(torch.cat([vae(batch).sample.clamp(-1, 1) for batch in images.split(128)]), images)
+
+
+def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int) -> None:
+    optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(k / steps, 1.0))) + 1e-3)
+    ema, log, first = EMAModel(vae.parameters(), decay=0.998), HERE / "vae_log.csv", 0
+    if (state := STATE / "vae.pt").exists():
+        saved = torch.load(state, weights_only=True)
+        first = saved["step"]
+        for part, name in ((vae, "vae"), (optimizer, "optimizer"), (schedule, "schedule"), (ema, "ema")):
+            part.load_state_dict(saved[name])
+    else:
+        log.write_text("step,mse,kl,psnr_train,psnr_held_out\n")
+    for step in tqdm(range(first, steps), initial=first, total=steps, desc="vae", mininterval=10):
+        generator = torch.Generator().manual_seed(SEED * 10**6 + step)
+        batch = augment(images[torch.randint(len(images), (BATCH,), generator=generator)], generator)
+        posterior = vae.encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        mse = (vae.decode(posterior.mean + posterior.std * noise).sample - batch).square().mean()
+        kl = posterior.kl().mean()
+        (mse + KL_WEIGHT * kl).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step(), schedule.step(), optimizer.zero_grad(), ema.step(vae.parameters())
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            ema.store(vae.parameters()), ema.copy_to(vae.parameters())
+            row = [step + 1, f"{mse.item():.5f}", f"{kl.item():.1f}", f"{reconstruction_psnr(vae, images[:512]):.2f}",
+                   f"{reconstruction_psnr(vae, held_out):.2f}"]
+            ema.restore(vae.parameters())
+            with log.open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+            atomic_save({"step": step + 1, "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
+                         "schedule": schedule.state_dict(), "ema": ema.state_dict()}, state)
+    ema.copy_to(vae.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2000)
+    steps = parser.parse_args().steps
+    torch.manual_seed(SEED)
+    vae, images, held_out = AutoencoderKL(**CONFIG), emoji("train")[0], emoji("test")[0]
+    train(vae, images, held_out, steps)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(128)])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    vae.half().save_pretrained(HERE / "vae")
+    print(f"PSNR {reconstruction_psnr(vae.float(), images):.2f} dB held in, {reconstruction_psnr(vae, held_out):.2f} dB held out")
+
+
+if __name__ == "__main__":
+    main()

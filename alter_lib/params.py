@@ -1,0 +1,300 @@
+"""Schema and loading of params/*.yaml: one level of sections, every value checked before anything runs.
+
+    params = load_params("params/tiny_sd.yaml", {"training.steps": 100})
+    params.training.steps, params.run_folder
+
+Where the paper prints a value it is the default here; where it is silent the files in params/ say why they choose.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .params_errors import ParamsError, faults
+
+ROOT = Path(__file__).resolve().parent.parent  # the repository: relative paths start here, never at the kernel's folder
+DEFAULT = ROOT / "params" / "tiny_sd.yaml"
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` itself when absolute, else below the repository root."""
+    return ROOT / path
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read true as 1
+        raise ValueError("a bool is no number")
+    return value
+
+
+NotBool = BeforeValidator(_no_bool)  # last in Annotated, so that the bounds stay in the JSON schema
+Count = Annotated[int, Field(ge=1), NotBool]
+CountOrZero = Annotated[int, Field(ge=0), NotBool]
+Seed = Annotated[int, Field(ge=0, lt=2**32), NotBool]
+Number = Annotated[float, Field(allow_inf_nan=False), NotBool]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NotBool]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), NotBool]
+Share = Annotated[float, Field(ge=0, le=1), NotBool]
+PositiveShare = Annotated[float, Field(gt=0, le=1), NotBool]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1), NotBool]
+Flag = Annotated[bool, Field(strict=True)]
+Device = Literal["auto", "cpu", "cuda", "mps", "meta"]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
+        description="a folder name of letters, digits, '.', '_' and '-'",
+    ),
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Run(Section):
+    name: Name | None = None  # null: the stem of the params file
+    out: Annotated[str, Field(min_length=1)] = "runs"
+    seed: Seed = 0
+
+
+class BackboneParams(Section):
+    id: Annotated[str, Field(min_length=1)] = "assets/tiny_sd"  # folder below the repository root, or a hub id
+    weights: Literal["pretrained", "random"] = "pretrained"  # random: from a config alone, no network
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Device = "auto"
+    variant: str | None = None  # as in from_pretrained, e.g. fp16
+    revision: str | None = None
+
+
+class Cost(Section):
+    convention: Literal["linear+conv+attention", "linear+conv"] = "linear+conv+attention"
+    denominator: Literal["total", "prunable"] = "total"  # Table 1's ratios are of the total, B.2's S of the prunable
+    resolution: tuple[Count, Count] | None = None  # latent [h, w]; null: the denoiser's sample_size
+
+
+class Data(Section):
+    source: Literal["emoji"] = "emoji"
+    keywords: Flag = True  # captions: the name and a random subset of the keywords
+    caption_dropout: Share = 0.1  # share of empty captions, for classifier-free guidance
+    cache_latents: Flag = True
+    cache_text: Flag = True
+    limit: Count | None = None  # first images only
+
+
+class HypernetworkParams(Section):
+    num_experts: Count = 10  # N_e, Appendix C
+    input_dim: Count = 64  # D_input, Table 5
+    expert_hidden_dim: Count = 256  # D_expert, Table 5
+    router_hidden_dim: Count = 64  # D_router, Table 6
+    timestep_embedding: Literal["embedded", "sinusoidal", "slow_cosines"] = "embedded"  # e_t, the router's input
+    estimator: Literal["straight_through", "soft"] = "straight_through"  # B.3; B.2 and B.4 speak of soft masks
+    noise: Literal["gumbel", "logistic"] = "gumbel"  # B.3 prints Gumbel; logistic is the exact binary Concrete
+    mask_temperature: Positive = 0.4  # tau_g, B.3
+    mask_offset: Number = 4.0  # b_g, B.3
+    router_temperature: Positive = 0.4  # tau_r, B.3
+    router_offset: Number = 0.0  # b_r, B.3
+    ratio_masks: Literal["sampled", "evaluation"] = "sampled"  # the masks that L_ratio sees
+    ratio_gradient: Literal["sigmoid", "identity"] = "sigmoid"  # its straight-through gradient in the logits
+
+
+class Loss(Section):
+    denoise: Weight = 1e-4  # lambda_denoise, Appendix C
+    output_kd: Weight = 1.0  # lambda_outKD, Appendix C
+    feature_kd: Weight = 1.0  # lambda_featKD, Appendix C
+    ratio: Weight = 5.0  # lambda_ratio, Appendix C
+    balance: Weight = 1.0  # lambda_balance, Appendix C
+    reduction: Literal["mean", "sum"] = "mean"  # of the squared errors; printed as || . ||^2
+    target_ratio: PositiveShare = 0.65  # p, Appendix C
+
+
+class Training(Section):
+    steps: Count  # T_total, Algorithm 1
+    hypernetwork_steps: CountOrZero  # T_end, Algorithm 1
+    batch_size: Count  # of all processes together
+    learning_rate: Positive
+    hypernetwork_learning_rate: Positive
+    schedule: Literal["constant", "cosine"] = "constant"  # Appendix C: constant after a linear warm-up
+    warmup_steps: CountOrZero = 250  # Appendix C
+    ema_decay: ShareBelowOne = 0.0  # 0: off; the paper names none for SD2.1
+    max_grad_norm: Positive | None = None
+    weight_decay: Weight = 0.01  # AdamW's own default; the paper names none
+    execution: Literal["sub_batch", "masked", "reference"] = "sub_batch"  # reference: the authors' procedure
+    checkpoint_every: Count = 1000
+    correct_ratio: Flag = False  # smallest exact correction of a plan that ends off target
+    num_processes: Count = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        late = [key for key in ("hypernetwork_steps", "warmup_steps") if getattr(self, key) > self.steps]
+        if self.batch_size % self.num_processes:
+            late.append("batch_size")
+        if late:
+            rule = {"batch_size": f"a multiple of num_processes ({self.num_processes})"}
+            default = f"at most steps ({self.steps})"
+            raise ValueError("\n".join(f"{key}: {getattr(self, key)} is not {rule.get(key, default)}" for key in late))
+        return self
+
+
+class Sampling(Section):
+    scheduler: Annotated[str, Field(pattern=r"^\w+Scheduler$", description="a diffusers scheduler class")] | None = None
+    steps: Count = 20
+    guidance_scale: Weight = 7.5  # paper §4.1; <= 1 turns guidance off
+    batch_size: Count = 64
+    seed: Seed = 0
+
+
+class Evaluation(Section):
+    num_images: Annotated[int, Field(ge=2), NotBool] = 1000  # N of every FID figure: never compare across N
+    steps: tuple[Count, ...] = Field((20,), min_length=1)
+    teacher_steps: tuple[Count, ...] = (50, 25, 20, 13, 10)
+    teacher_results: str | None = None  # a committed JSON of the teacher's figures, which never change
+    bootstrap: Count = 1000  # resamples of a 95 % interval
+    seed: Seed = 0
+
+
+class Params(Section):
+    """All parameters of a run, one attribute a section; frozen. Build it by `load_params` or `Params.notebook`."""
+
+    run: Run = Run()
+    backbone: BackboneParams = BackboneParams()
+    cost: Cost = Cost()
+    data: Data = Data()
+    hypernetwork: HypernetworkParams = HypernetworkParams()
+    loss: Loss = Loss()
+    training: Training
+    sampling: Sampling = Sampling()
+    evaluation: Evaluation = Evaluation()
+
+    @classmethod
+    def notebook(cls, overrides: Mapping[str, Any] | None = None, **sections: Mapping[str, Any] | None) -> Self:
+        """Params of a notebook's parameters cell: nothing given means params/tiny_sd.yaml.
+
+        Raises ParamsError as `load_params` does, and when sections are given without run.name: a notebook does not
+        know the file that they came from, so it can't name its run folder.
+        """
+        given = {name: section for name, section in sections.items() if section is not None}
+        params = load_params(given or DEFAULT, overrides)
+        if params.run.name is None:
+            raise ParamsError(["parameters: run.name: missing; it names the folder of the run"])
+        return params
+
+    @property
+    def run_folder(self) -> Path:
+        """Absolute path of runs/<name>."""
+        if self.run.name is None:
+            raise ParamsError(["parameters: run.name: missing; it names the folder of the run"])
+        return resolve(self.run.out) / self.run.name
+
+    def dump(self) -> dict[str, dict[str, Any]]:
+        """Plain dict of dicts, lists and scalars: `load_params(params.dump()) == params`."""
+        return self.model_dump(mode="json")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-5 as a number (YAML 1.1 reads text) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_params(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read, override and check params.
+
+    Args:
+        source: path of a YAML file (relative: below the repository root), or a mapping of sections.
+        overrides: dotted keys and values, `{"training.steps": 100}`.
+
+    Raises:
+        ParamsError: every fault, one line each.
+    """
+    is_file = isinstance(source, str | Path)
+    label = _label(resolve(source)) if is_file else "parameters"
+    data = _read(resolve(source), label) if is_file else dict(source)
+    data = {section: {} if keys is None else keys for section, keys in data.items()}  # a section left empty
+    bad = _apply(data, overrides or {})
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        found = faults(error.errors(), data, Params.model_json_schema())
+        bad += [f"{'override' if key in (overrides or {}) else label}: {key}: {text}" for key, text in found.items()]
+    if bad:
+        raise ParamsError(bad)
+    if is_file and params.run.name is None:
+        return load_params(data, {"run.name": Path(source).stem})
+    return params
+
+
+def _label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def _read(path: Path, label: str) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: builds plain values only
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParamsError([f"{label}: {_reason(error)}"]) from None
+    if not isinstance(data, dict):
+        raise ParamsError([f"{label}: holds no sections; known: {', '.join(Params.model_fields)}"])
+    return {str(section): keys for section, keys in data.items()}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return getattr(error, "strerror", None) or "not UTF-8 text"
+
+
+def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    """Put dotted `overrides` into copies of the sections of `data`; returns the faults of their form."""
+    bad = []
+    for dotted, value in overrides.items():
+        section, _, key = str(dotted).partition(".")
+        if not key:
+            bad.append(f"override: {dotted}: is not of the form section.key")
+        elif isinstance(data.get(section, {}), dict):
+            data[section] = {**data.get(section, {}), key: value}
+    return bad
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """`["training.steps=100"]` -> `{"training.steps": 100}`; values are YAML. Raises ParamsError."""
+    result, bad = {}, []
+    for item in items:
+        dotted, sign, text = item.partition("=")
+        try:
+            result[dotted.strip()] = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            bad.append(f"override: {dotted}: {_reason(error)}")
+        if not sign:
+            bad.append(f"override: {item}: is not of the form section.key=value")
+    if bad:
+        raise ParamsError(bad)
+    return result
+
+
+def add_params_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--params FILE` and `--set section.key=value ...`, the same in every command of the project."""
+    parser.add_argument("--params", default=str(DEFAULT), metavar="FILE", help="default: params/tiny_sd.yaml")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override values")
+
+
+def params_from_arguments(arguments: argparse.Namespace) -> Params:
+    """Params of a parsed command line; a path that exists below the current folder is taken from there."""
+    here = Path(arguments.params).absolute()
+    return load_params(here if here.is_file() else arguments.params, parse_overrides(arguments.set))

@@ -1,0 +1,130 @@
+"""Images for the metrics, by a stock diffusers pipeline call: seeded one by one, written in shards, resumable.
+
+Image i depends on (seed, i) and its prompt alone: the same whatever the batch size, up to the rounding of batched kernels.
+A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(image_seed(seed, i)))`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..params import ParamsError, Sampling
+
+
+def image_seed(seed: int, i: int) -> int:
+    """Seed of the generator of image i, different for every (seed < 2^32, i < 2^32)."""
+    return seed * 2**32 + i
+
+
+def make_scheduler(pipeline: DiffusionPipeline, name: str | None) -> SchedulerMixin:
+    """The scheduler class `name` of diffusers with the settings of the pipeline's own; None: the pipeline's own class.
+
+    Raises ParamsError for a name that diffusers doesn't have.
+    """
+    own = pipeline.scheduler
+    if name is not None and not hasattr(diffusers, name):
+        raise ParamsError([f"sampling.scheduler: {name!r} is not a scheduler class of diffusers {diffusers.__version__}"])
+    return (getattr(diffusers, name) if name else type(own)).from_config(own.config)
+
+
+def network_timesteps(scheduler: SchedulerMixin, steps: int) -> list[float]:
+    """The timestep of every network call of a sampler, in order: PNDM makes 21 calls for 20 steps."""
+    scheduler.set_timesteps(steps)
+    return scheduler.timesteps.tolist()
+
+
+def weights_hash(pipeline: DiffusionPipeline) -> str:
+    """sha256 of all weights, by component and name: equal for equal values at equal dtype, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for component, module in sorted(pipeline.components.items()):
+        if isinstance(module, nn.Module):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(f"{component}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A pipeline and all that decides what it draws. identity: further facts that images depend on, e.g. the plan."""
+
+    pipeline: DiffusionPipeline
+    sampling: Sampling
+    steps: int
+    identity: Any = None
+
+    def key(self, prompts: Sequence[str]) -> str:
+        """Hash of whatever the images depend on; images under another key are never mixed in."""
+        scheduler = make_scheduler(self.pipeline, self.sampling.scheduler)
+        config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+        facts = [weights_hash(self.pipeline), type(scheduler).__name__, config, self.steps, self.sampling.guidance_scale,
+                 self.sampling.seed, self.identity, list(prompts)]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    def draw(self, prompts: Sequence[str], indices: Sequence[int]) -> np.ndarray:
+        """uint8 [n, H, W, 3]: image i of prompts[i] for every i in `indices`, as one batch."""
+        pipeline = self.pipeline
+        before, pipeline.scheduler = pipeline.scheduler, make_scheduler(pipeline, self.sampling.scheduler)
+        try:
+            images = pipeline(
+                [prompts[i] for i in indices],
+                num_inference_steps=self.steps,
+                guidance_scale=self.sampling.guidance_scale,
+                generator=[torch.Generator().manual_seed(image_seed(self.sampling.seed, i)) for i in indices],
+                output_type="pt",
+            ).images
+        finally:
+            pipeline.scheduler = before
+        return (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def read_shards(folder: Path) -> dict[int, np.ndarray]:
+    """{index: image} of every shard in `folder`."""
+    found: dict[int, np.ndarray] = {}
+    for shard in sorted(folder.glob("*.npz")):
+        with np.load(shard) as arrays:
+            found |= dict(zip(arrays["indices"].tolist(), arrays["images"], strict=True))
+    return found
+
+
+def write_shard(folder: Path, indices: Sequence[int], images: np.ndarray) -> None:
+    temporary = folder / f"{indices[0]:06d}.tmp"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, indices=np.asarray(indices), images=images)
+    os.replace(temporary, folder / f"{indices[0]:06d}.npz")
+
+
+def generate(sampler: Sampler, prompts: Sequence[str], folder: Path, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
+    """Images of `prompts` at `indices` (default: all), uint8 [n, H, W, 3].
+
+    Shards of `sampling.batch_size` images are kept in `folder`/`name`-<key>; those that are there are not drawn again,
+    those of the same name with another key (other weights, plan, seed, ...) are removed.
+    """
+    indices = list(range(len(prompts)) if indices is None else indices)
+    home = folder / f"{name}-{sampler.key(prompts)}"
+    for stale in folder.glob(f"{name}-*"):
+        if stale != home:
+            shutil.rmtree(stale)
+    home.mkdir(parents=True, exist_ok=True)
+    images = read_shards(home)
+    missing = [i for i in indices if i not in images]
+    with tqdm(total=len(indices), initial=len(indices) - len(missing), desc=name, unit="image") as bar:
+        for first in range(0, len(missing), sampler.sampling.batch_size):
+            batch = missing[first : first + sampler.sampling.batch_size]
+            drawn = sampler.draw(prompts, batch)
+            write_shard(home, batch, drawn)
+            images |= dict(zip(batch, drawn, strict=True))
+            bar.update(len(batch))
+    return np.stack([images[i] for i in indices])

@@ -1,8 +1,8 @@
 """Hash check of everything that is loaded from assets/: a damaged or missing file is named, never silently used.
 
-    verified("assets/tiny_sd")             # the folder's path, all of its listed files checked
-    python -m alter_lib.assets             # check all
-    python -m alter_lib.assets --write     # regenerate assets/MANIFEST.sha256 after an asset was rebuilt
+verified("assets/tiny_sd")             # the folder's path, all of its listed files checked
+python -m alter_lib.assets             # check all
+python -m alter_lib.assets --write     # regenerate assets/MANIFEST.sha256 after an asset was rebuilt
 """
 
 import argparse
@@ -78,7 +78,7 @@ def write_manifest(root: Path = ROOT) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.assets", description="Check assets/ against its manifest.")
+    parser = argparse.ArgumentParser(prog="python -m alter_lib.assets", description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="regenerate assets/MANIFEST.sha256")
     if parser.parse_args(arguments).write:
         print(write_manifest(), "files listed")

@@ -42,7 +42,7 @@ def frechet_replicates(reference: Moments, features: np.ndarray, draws: np.ndarr
 
 
 def kernel_replicates(reference: np.ndarray, features: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """KID replicates [B]; pairs of a prompt with its own copy are left out, as the unbiased estimate leaves out i = j."""
+    """KID replicates [B]: pairs of a prompt with its own copy are left out, as the estimate leaves out i = j."""
     n, weights = len(features), draws.astype(np.float64)
     own = polynomial_kernel(reference, reference)
     own = (own.sum() - np.trace(own)) / (len(own) * (len(own) - 1))

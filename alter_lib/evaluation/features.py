@@ -1,6 +1,6 @@
-"""Feature extractors that come with the repository: AlexNet for FID-AlexNet and KID, a dual encoder for the proxy text scores.
+"""Feature extractors that come with the repository: AlexNet for FID-AlexNet and KID, a dual encoder for text scores.
 
-Neither is what the paper uses (Inception, CLIP ViT-G/14), so no figure made with them may be compared with a published one.
+Neither is what the paper uses (Inception, CLIP): no figure made with them may be compared with a published one.
 Images are uint8 arrays [N, H, W, 3] everywhere.
 """
 
@@ -22,7 +22,7 @@ PROXY = "dual encoder of assets/dual_encoder (a proxy for CLIP)"
 class AlexNetFeatures(nn.Module):
     """Mean over positions of AlexNet's fifth ReLU, [N, 256], from uint8 images [N, 3, H, W].
 
-    Images are resized bilinearly to 112 px and normalised as in LPIPS, i.e. by ImageNet's mean and deviation. The module
+    Images are resized bilinearly to 112 px and normalised as in LPIPS, by ImageNet's mean and deviation. The module
     also serves torchmetrics: `FrechetInceptionDistance(feature=AlexNetFeatures())`.
     """
 

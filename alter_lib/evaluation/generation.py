@@ -1,6 +1,6 @@
 """Images for the metrics, by a stock diffusers pipeline call: seeded one by one, written in shards, resumable.
 
-Image i depends on (seed, i) and its prompt alone: the same whatever the batch size, up to the rounding of batched kernels.
+Image i depends on (seed, i) and its prompt alone: the same at any batch size, up to the rounding of batched kernels.
 A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(image_seed(seed, i)))`.
 """
 
@@ -35,18 +35,12 @@ def make_scheduler(pipeline: DiffusionPipeline, name: str | None) -> SchedulerMi
     """
     own = pipeline.scheduler
     if name is not None and not hasattr(diffusers, name):
-        raise ParamsError([f"sampling.scheduler: {name!r} is not a scheduler class of diffusers {diffusers.__version__}"])
+        raise ParamsError([f"sampling.scheduler: {name!r} is not a scheduler of diffusers {diffusers.__version__}"])
     return (getattr(diffusers, name) if name else type(own)).from_config(own.config)
 
 
-def network_timesteps(scheduler: SchedulerMixin, steps: int) -> list[float]:
-    """The timestep of every network call of a sampler, in order: PNDM makes 21 calls for 20 steps."""
-    scheduler.set_timesteps(steps)
-    return scheduler.timesteps.tolist()
-
-
 def weights_hash(pipeline: DiffusionPipeline) -> str:
-    """sha256 of all weights, by component and name: equal for equal values at equal dtype, wherever they were loaded from."""
+    """sha256 of all weights, by component and name: equal for equal values and dtypes, wherever they came from."""
     digest = hashlib.sha256()
     for component, module in sorted(pipeline.components.items()):
         if isinstance(module, nn.Module):
@@ -69,8 +63,8 @@ class Sampler:
         """Hash of whatever the images depend on; images under another key are never mixed in."""
         scheduler = make_scheduler(self.pipeline, self.sampling.scheduler)
         config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
-        facts = [weights_hash(self.pipeline), type(scheduler).__name__, config, self.steps, self.sampling.guidance_scale,
-                 self.sampling.seed, self.identity, list(prompts)]  # fmt: skip
+        call = {"steps": self.steps, "guidance_scale": self.sampling.guidance_scale, "seed": self.sampling.seed}
+        facts = [weights_hash(self.pipeline), type(scheduler).__name__, config, call, self.identity, list(prompts)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def draw(self, prompts: Sequence[str], indices: Sequence[int]) -> np.ndarray:
@@ -106,7 +100,9 @@ def write_shard(folder: Path, indices: Sequence[int], images: np.ndarray) -> Non
     os.replace(temporary, folder / f"{indices[0]:06d}.npz")
 
 
-def generate(sampler: Sampler, prompts: Sequence[str], folder: Path, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
+def generate(
+    sampler: Sampler, prompts: Sequence[str], folder: Path, name: str, indices: Sequence[int] | None = None
+) -> np.ndarray:
     """Images of `prompts` at `indices` (default: all), uint8 [n, H, W, 3].
 
     Shards of `sampling.batch_size` images are kept in `folder`/`name`-<key>; those that are there are not drawn again,

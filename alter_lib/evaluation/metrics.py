@@ -46,7 +46,8 @@ def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """KID: the unbiased squared MMD under the cubic kernel, of all of the features at once (no subsets)."""
-    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (polynomial_kernel(a, a), polynomial_kernel(b, b)))
+    kernels = polynomial_kernel(a, a), polynomial_kernel(b, b)
+    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in kernels)
     return float(within - 2 * polynomial_kernel(a, b).mean())
 
 
@@ -67,8 +68,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def text_ranks(images: np.ndarray, texts: np.ndarray, among: int = 100) -> np.ndarray:
     """How many of `among` captions score higher with image i than its own does, [M]: 0 is a hit at rank 1.
 
-    Images [N, D] and captions [N, D] are unit vectors in the same order; consecutive groups of `among` are searched, a last
-    group that is not full is dropped (M = N - N % among), or taken whole when it is the only one. Equal captions tie.
+    Images [N, D] and captions [N, D] are unit vectors in the same order. Consecutive groups of `among` are searched; a
+    last group that is not full is dropped (M = N - N % among), or taken when it is the only one. Equal captions tie.
     """
     groups = max(1, len(images) // among)
     ranks = []

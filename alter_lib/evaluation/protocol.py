@@ -22,7 +22,7 @@ PROMPTS = 2000
 
 @dataclass(frozen=True)
 class Protocol:
-    """prompts [N]; real: their pictures uint8 [N, H, W, 3]; reference: pictures that no prompt describes [M, H, W, 3]."""
+    """prompts [N]; real: their pictures uint8 [N, H, W, 3]; reference: pictures of other rows [M, H, W, 3]."""
 
     prompts: tuple[str, ...]
     real: np.ndarray

@@ -4,8 +4,8 @@
 
 It stands where the paper has CLIP ViT-G/14, and is no substitute for it: 1.1 M parameters that have seen 3132 captioned
 pictures. Its scores compare methods on this data set with each other and are called proxy scores everywhere.
-Loss: symmetric cross-entropy over the batch (CLIP), captions of equal text or picture of one base emoji and tone counted
-once a batch. Pictures are shifted, scaled, blurred, faded and made noisy, never mirrored: captions speak of left and right.
+Loss: symmetric cross-entropy over the batch (CLIP), equal captions counted once. Pictures are shifted, scaled, blurred,
+faded and made noisy, never mirrored: captions speak of left and right.
 """
 import argparse
 import csv
@@ -42,10 +42,10 @@ def load_tokenizer() -> Tokenizer:
 
 
 def build(tokenizer: Tokenizer) -> CLIPModel:
-    ends = dict(bos_token_id=tokenizer.token_to_id("<|startoftext|>"), eos_token_id=tokenizer.token_to_id("<|endoftext|>"))
+    first, last = tokenizer.token_to_id("<|startoftext|>"), tokenizer.token_to_id("<|endoftext|>")
     common = dict(hidden_size=128, intermediate_size=256, num_attention_heads=4, attention_dropout=0.1)
     text = CLIPTextConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=LENGTH, num_hidden_layers=3,
-                          pad_token_id=ends["eos_token_id"], **ends, **common)
+                          pad_token_id=last, bos_token_id=first, eos_token_id=last, **common)
     vision = CLIPVisionConfig(image_size=32, patch_size=4, num_hidden_layers=3, **common)
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
 
@@ -60,13 +60,14 @@ def caption(row: dict, rng: np.random.Generator) -> str:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A draw for each image: zoom 0.8-1.15, shift up to 3 px (white outside), blur, contrast, Gaussian noise."""
+    """A draw for each image: zoom 0.8-1.15, shift up to 3 px, blur, contrast, Gaussian noise."""
     n = len(images)
     zoom, fade, sigma = (torch.rand(n, 1, 1, 1, generator=generator) for _ in range(3))
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / (0.8 + 0.35 * zoom.flatten())
     theta[:, :, 2] = (torch.rand(n, 2, generator=generator) * 2 - 1) * 3 / 16
-    moved = grid_sample(images - 1, affine_grid(theta, list(images.shape), align_corners=False), align_corners=False) + 1
+    grid = affine_grid(theta, list(images.shape), align_corners=False)
+    moved = grid_sample(images - 1, grid, align_corners=False) + 1  # white outside
     blurred = avg_pool2d(pad(moved, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     blur = (torch.rand(n, 1, 1, 1, generator=generator) < 0.25) * torch.rand(n, 1, 1, 1, generator=generator)
     moved = torch.lerp(moved, blurred, blur) * (0.85 + 0.3 * fade)
@@ -79,15 +80,17 @@ def retrieval(model: CLIPModel, images: torch.Tensor, rows: list[dict], tokenize
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))[:1000]
     ids = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch([rows[i]["name"] for i in order])])
     model.eval()
+    groups = zip(images[order].split(100), ids.split(100), strict=True)
     with torch.no_grad():
         scores = [model(pixel_values=picture, input_ids=text).logits_per_image
-                  for picture, text in zip(images[order].split(100), ids.split(100), strict=True) if len(picture) == 100]
+                  for picture, text in groups if len(picture) == 100]
     model.train()
     ranks = torch.cat([(score > score.diagonal()[:, None]).sum(1) for score in scores])
     return (ranks < 1).float().mean().item(), (ranks < 5).float().mean().item()
 
 
-def step_loss(model: CLIPModel, images: torch.Tensor, rows: list[dict], tokenizer: Tokenizer, step: int) -> torch.Tensor:
+def step_loss(model: CLIPModel, images: torch.Tensor, rows: list[dict], tokenizer: Tokenizer,
+              step: int) -> torch.Tensor:
     rng, generator = np.random.default_rng([SEED, step]), torch.Generator().manual_seed(SEED * 10**6 + step)
     chosen = rng.choice(len(rows), BATCH, replace=False)
     captions = {caption(rows[i], rng): i for i in chosen}  # equal captions: one of them
@@ -95,7 +98,7 @@ def step_loss(model: CLIPModel, images: torch.Tensor, rows: list[dict], tokenize
     torch.manual_seed(SEED * 10**6 + step)  # attention dropout
     logits = model(pixel_values=augment(images[list(captions.values())], generator), input_ids=ids).logits_per_image
     target = torch.arange(len(ids))
-    return (cross_entropy(logits, target, label_smoothing=0.05) + cross_entropy(logits.T, target, label_smoothing=0.05)) / 2
+    return sum(cross_entropy(scores, target, label_smoothing=0.05) for scores in (logits, logits.T)) / 2
 
 
 def save_state(state: dict) -> None:

@@ -1,0 +1,127 @@
+"""`evaluate`: the artefact of a run beside the unpruned teacher, same prompts and seeds (paper §4, Tables 1, 2, 8)."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..backbones import Backbone, load_backbone
+from ..data import emoji
+from ..inference import load_pipeline
+from ..params import Params
+from ..plan import CostTable, ExpertPlan
+from ..provenance import record
+from ..schedules import visited_timesteps
+from .features import channels_first
+from .generation import Sampler, generate, make_scheduler
+from .judge import HIGHEST_PSNR, Judge, Measured, fid_ratio
+from .metrics import psnr
+from .protocol import Protocol, emoji_protocol
+from .result import EvaluationResult, Grid, Metric
+from .teacher import Teacher, image_folder
+
+DEVIATION_STEPS, DEVIATION_IMAGES = 25, 128  # Table 8 compares with the teacher at 25 steps
+
+
+def sampler_macs(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> int:
+    """MACs of the denoiser for one image: every network call that the scheduler makes, twice under guidance."""
+    timesteps = visited(params, backbone, steps)
+    share = plan.macs_ratio(timesteps, CostTable.of(backbone)) if plan else 1.0
+    evaluations = len(timesteps) * (2 if params.sampling.guidance_scale > 1 else 1)
+    return round(evaluations * share * backbone.total_macs)
+
+
+def visited(params: Params, backbone: Backbone, steps: int) -> list[int]:
+    """The timestep 0..T-1 of each network call of the sampler in use."""
+    return visited_timesteps(make_scheduler(backbone.pipeline, params.sampling.scheduler), steps)
+
+
+def cost_metrics(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> list[Metric]:
+    method, convention = "alter" if plan else "teacher", backbone.macs_convention
+    total = sampler_macs(params, backbone, steps, plan)
+    metrics = [Metric("total_macs", method, steps, total, unit="MACs/image", macs_convention=convention)]
+    if plan:
+        ratios = {"macs_ratio": None, "macs_ratio_visited": visited(params, backbone, steps)}
+        costs = CostTable.of(backbone, params.cost.denominator)
+        metrics += [Metric(name, method, steps, plan.macs_ratio(timesteps, costs), unit="share",
+                           macs_convention=f"{convention}, of {params.cost.denominator}")
+                    for name, timesteps in ratios.items()]  # fmt: skip
+    return metrics
+
+
+@torch.no_grad()
+def vae_psnr(backbone: Backbone, judge: Judge, limit: int = 256) -> Metric:
+    """Reconstruction of held-out pictures by the autoencoder: the ceiling of everything that the pipeline draws."""
+    vae, images = backbone.pipeline.vae, emoji.load("test")[0][:limit]
+    pixels = (channels_first(images).to(vae.device, vae.dtype) / 127.5 - 1).split(64)
+    decoded = torch.cat([vae.decode(vae.encode(batch).latent_dist.mean).sample for batch in pixels])
+    decoded = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return judge.mean("psnr_vae", np.minimum(psnr(decoded, images), HIGHEST_PSNR), method="vae", unit="dB")
+
+
+def evaluate(params: Params) -> EvaluationResult:
+    """Measure runs/<name>/alter and the teacher; writes metrics.json and grid.npz into the run folder.
+
+    Interrupted, it goes on with the images that are there. Raises FileNotFoundError when the run has no artefact yet,
+    ParamsError, AssetError or PlanError when something does not fit.
+    """
+    artefact, started = params.run_folder / "alter", time.perf_counter()
+    if not (artefact / "model_index.json").is_file():
+        raise FileNotFoundError(f"{params.run.out}/{params.run.name}/alter: no pipeline there; train this run first")
+    protocol = emoji_protocol(params)
+    judge = Judge(protocol, params.evaluation, params.sampling.seed)
+    backbone = load_backbone(params.backbone, cost=params.cost)
+    teacher = Teacher(params, backbone, protocol, judge)
+    steps = params.evaluation.steps
+    of_teacher, notes = teacher.measure(sorted({*params.evaluation.teacher_steps, *steps}, reverse=True))
+    plan = ExpertPlan.load(artefact)
+    plan.validate(backbone)
+    metrics = list(judge.measure(protocol.real, "real").metrics) + [vae_psnr(backbone, judge)]
+    for s, measured in of_teacher.items():
+        metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
+    of_alter, pictures = measure_alter(params, protocol, judge, backbone, plan)
+    for s, measured in of_alter.items():
+        metrics += [*measured.metrics, *cost_metrics(params, backbone, s, plan)]
+        metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
+    metrics += deviations(teacher, pictures)
+    result = EvaluationResult(tuple(metrics), grid(teacher, pictures), params.run_folder, tuple(notes))
+    result.save()
+    record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})
+    return result
+
+
+def measure_alter(
+    params: Params, protocol: Protocol, judge: Judge, backbone: Backbone, plan: ExpertPlan
+) -> tuple[dict[int, Measured], dict[int, np.ndarray]]:
+    """Figures and images of the artefact, by number of steps."""
+    pipeline = load_pipeline(params.run_folder / "alter").to(backbone.denoiser.device)
+    pipeline.set_progress_bar_config(disable=True)
+    identity = {key: plan.to_dict()[key] for key in ("experts", "routing")}
+    pictures = {}
+    for s in params.evaluation.steps:
+        sampler = Sampler(pipeline, params.sampling, s, identity)
+        pictures[s] = generate(sampler, protocol.prompts, image_folder(params), f"alter-{s}")
+    return {s: judge.measure(images, "alter", s) for s, images in pictures.items()}, pictures
+
+
+def deviations(teacher: Teacher, pictures: dict[int, np.ndarray]) -> list[Metric]:
+    """Table 8: how far ALTER, and the teacher at as many steps, are from the teacher's pictures at 25 steps."""
+    first = range(min(DEVIATION_IMAGES, len(teacher.protocol.prompts)))
+    target, against = teacher.images(DEVIATION_STEPS, first), f"teacher@{DEVIATION_STEPS}"
+    metrics = []
+    for s, images in pictures.items():
+        metrics += teacher.judge.deviation(images[: len(first)], target, against, "alter", s)
+        if s != DEVIATION_STEPS:
+            metrics += teacher.judge.deviation(teacher.images(s, first), target, against, "teacher", s)
+    return metrics
+
+
+def grid(teacher: Teacher, pictures: dict[int, np.ndarray]) -> Grid:
+    """The protocol's grid prompts at the first of `evaluation.steps`, and the timesteps that either method visited."""
+    chosen, steps = list(teacher.protocol.grid), next(iter(pictures))
+    prompts: Sequence[str] = [teacher.protocol.prompts[i] for i in chosen]
+    calls = [float(t) for t in visited(teacher.params, teacher.backbone, steps)]
+    images = {"real": teacher.protocol.real[chosen], f"teacher@{steps}": teacher.images(steps, chosen),
+              f"alter@{steps}": pictures[steps][chosen]}  # fmt: skip
+    return Grid(tuple(prompts), images, {name: calls for name in images if name != "real"})

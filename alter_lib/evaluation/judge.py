@@ -1,0 +1,88 @@
+"""Judges sets of images on one protocol: FID-AlexNet, KID-AlexNet and the proxy text scores, each with its interval."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..params import Evaluation
+from . import bootstrap
+from .features import EXTRACTOR, PROXY, image_embeddings, image_features, text_embeddings
+from .metrics import Moments, frechet_distance, kernel_distance, psnr, ssim, text_ranks
+from .protocol import Protocol
+from .result import Metric
+
+HIGHEST_PSNR = 100.0  # dB that equal images count as: their own value is infinite
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one set of images, and the FID-AlexNet replicates [B] that pair it with other sets."""
+
+    metrics: tuple[Metric, ...]
+    fid_replicates: np.ndarray
+
+    @property
+    def fid(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == "fid_alexnet")
+
+
+class Judge:
+    """Holds what all sets are measured against; every set is in the order of the protocol's prompts."""
+
+    def __init__(self, protocol: Protocol, evaluation: Evaluation, sampling_seed: int):
+        self.protocol, self.evaluation, self.sampling_seed = protocol, evaluation, sampling_seed
+        self.reference = image_features(protocol.reference)
+        self.moments = Moments.of(self.reference)
+        self.texts = text_embeddings(list(protocol.prompts))
+
+    def draws(self, n: int) -> np.ndarray:
+        return bootstrap.resamples(n, self.evaluation.bootstrap, self.evaluation.seed)
+
+    def measure(self, images: np.ndarray, method: str, steps: int | None = None) -> Measured:
+        """All figures of `images` [N, H, W, 3]; steps None: pictures that no sampler made."""
+        features = image_features(images)
+        replicates = np.fromiter(bootstrap.frechet_replicates(self.moments, features, self.draws(len(images))), float)
+        fid = frechet_distance(self.moments, Moments.of(features))
+        kid = kernel_distance(self.reference, features)
+        kid_replicates = bootstrap.kernel_replicates(self.reference, features, self.draws(len(images)))
+        common = dict(method=method, steps=steps, seed=None if steps is None else self.sampling_seed)
+        distances = [
+            Metric(name, value=value, n=len(images), extractor=EXTRACTOR, **common,
+                   interval=bootstrap.interval(bootstrap.centred(value, repeated)))
+            for name, value, repeated in (("fid_alexnet", fid, replicates), ("kid_alexnet", kid, kid_replicates))
+        ]  # fmt: skip
+        return Measured((*distances, *self._text(images, common)), replicates)
+
+    def _text(self, images: np.ndarray, common: dict) -> list[Metric]:
+        """100 x cosine (as CLIP score counts it) and retrieval of the own caption among 100, by the proxy."""
+        vectors = image_embeddings(images)
+        ranks = text_ranks(vectors, self.texts)
+        values = {
+            ("proxy_text_score", "100 x cosine"): 100 * (vectors * self.texts).sum(1).astype(np.float64),
+            ("proxy_r1", "share"): (ranks < 1).astype(float),
+            ("proxy_r5", "share"): (ranks < 5).astype(float),
+        }
+        return [self.mean(name, value, unit=unit, extractor=PROXY, **common) for (name, unit), value in values.items()]
+
+    def deviation(self, images: np.ndarray, teacher: np.ndarray, against: str, method: str, steps: int) -> list[Metric]:
+        """PSNR and SSIM to the teacher's pictures at the same prompts and seeds (paper Table 8)."""
+        common = dict(method=method, steps=steps, seed=self.sampling_seed, against=against)
+        return [
+            self.mean("psnr_to_teacher", np.minimum(psnr(images, teacher), HIGHEST_PSNR), unit="dB", **common),
+            self.mean("ssim_to_teacher", ssim(images, teacher), **common),
+        ]
+
+    def mean(self, name: str, values: np.ndarray, **fields: Any) -> Metric:
+        """The mean of `values` [n] as a figure with its interval."""
+        replicates = bootstrap.mean_replicates(values, self.draws(len(values)))
+        return Metric(
+            name, value=float(values.mean()), n=len(values), interval=bootstrap.interval(replicates), **fields
+        )
+
+
+def fid_ratio(a: Measured, b: Measured) -> Metric:
+    """FID-AlexNet of `a` over that of `b`, with the paired interval. Both at the same prompts."""
+    pair = bootstrap.ratio_interval(a.fid.value, a.fid_replicates, b.fid.value, b.fid_replicates)
+    return Metric("fid_alexnet_ratio", a.fid.method, a.fid.steps, a.fid.value / b.fid.value, a.fid.n, a.fid.seed, pair,
+                  extractor=EXTRACTOR, against=f"{b.fid.method}@{b.fid.steps}")  # fmt: skip

@@ -1,0 +1,113 @@
+"""What an evaluation hands back, and the metrics.json that it writes (design: runs/<name>/metrics.json)."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure. interval: 95 %, or None where nothing was sampled; n: images behind it; against: what a ratio or a
+    deviation is relative to ("teacher@20"); macs_convention: which products a MAC figure counts."""
+
+    name: str
+    method: str
+    steps: int | None
+    value: float
+    n: int | None = None
+    seed: int | None = None
+    interval: tuple[float, float] | None = None
+    unit: str = ""
+    extractor: str | None = None
+    against: str | None = None
+    macs_convention: str | None = None
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Self:
+        interval = content.get("interval")
+        return cls(**content | {"interval": tuple(interval) if interval else None})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The same prompts and seeds by method: images[method] uint8 [n, H, W, 3], timesteps[method] of its calls."""
+
+    prompts: tuple[str, ...]
+    images: dict[str, np.ndarray]
+    timesteps: dict[str, list[float]]
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_suffix(".tmp")
+        calls = {f"timesteps/{method}": np.asarray(values) for method, values in self.timesteps.items()}
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, prompts=np.asarray(self.prompts), **calls,
+                                **{f"images/{method}": images for method, images in self.images.items()})  # fmt: skip
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        with np.load(path) as arrays:
+
+            def part(prefix: str) -> dict[str, np.ndarray]:
+                return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+
+            calls = {method: values.tolist() for method, values in part("timesteps/").items()}
+            return cls(tuple(arrays["prompts"].tolist()), part("images/"), calls)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """metrics: every figure; grid: pictures side by side; folder: where metrics.json and grid.npz are."""
+
+    metrics: tuple[Metric, ...]
+    grid: Grid
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    def frame(self) -> pd.DataFrame:
+        """One row a figure."""
+        return pd.DataFrame([asdict(metric) for metric in self.metrics])
+
+    def value(self, name: str, method: str, steps: int | None = None, against: str | None = None) -> float:
+        """The figure of that name. Raises KeyError when there is none."""
+        return self.metric(name, method, steps, against).value
+
+    def metric(self, name: str, method: str, steps: int | None = None, against: str | None = None) -> Metric:
+        """The first figure that fits; steps or against None: any. Raises KeyError when there is none."""
+        for metric in self.metrics:
+            wanted = (steps in (None, metric.steps), against in (None, metric.against))
+            if (metric.name, metric.method) == (name, method) and all(wanted):
+                return metric
+        raise KeyError(f"metrics: no {name} of {method} at {steps} steps" + (f" against {against}" if against else ""))
+
+    def save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.grid.save(self.folder / "grid.npz")
+        content = {"metrics": metrics_as_dicts(self.metrics), "notes": list(self.notes)}
+        write_json(self.folder / "metrics.json", content)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `evaluate` left in a run folder. Raises FileNotFoundError when it never ran there."""
+        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = tuple(Metric.of(metric) for metric in content["metrics"])
+        return cls(metrics, Grid.load(folder / "grid.npz"), folder, tuple(content["notes"]))
+
+
+def metrics_as_dicts(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Without the fields that say nothing."""
+    return [{key: value for key, value in asdict(metric).items() if value not in (None, "")} for metric in metrics]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically. Not-a-number and infinity are refused: JSON has neither."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

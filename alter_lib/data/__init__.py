@@ -1,0 +1,1 @@
+"""Data: the embedded emoji and the batches that training reads."""

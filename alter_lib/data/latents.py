@@ -1,0 +1,92 @@
+"""Training batches: cached VAE latents and text embeddings, with every random number derived from (seed, sample, epoch)."""
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from ..params import Data
+from . import emoji
+
+DERIVED = 2**63 - 25  # seeds are mixed modulo a prime
+
+
+@dataclass(frozen=True)
+class Batch:
+    """latents, noise [B, C, h, w]; text [B, tokens, D]; timesteps [B] on the CPU (routes are looked up there)."""
+    latents: torch.Tensor
+    noise: torch.Tensor
+    text: torch.Tensor
+    timesteps: torch.Tensor
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator seeded from a tuple of integers, the same on every machine."""
+    seed = 0
+    for part in key:
+        seed = (seed * 1_000_003 + part + 1) % DERIVED
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the latents [N, C, h, w], scaled as the denoiser expects; images uint8 [N, H, W, 3]."""
+    vae = pipeline.vae
+    posteriors = [vae.encode((chunk.permute(0, 3, 1, 2) / 127.5 - 1).to(vae.device, vae.dtype)).latent_dist
+                  for chunk in images.split(64)]
+    return tuple(torch.cat([getattr(p, name) for p in posteriors]).cpu().float() * vae.config.scaling_factor
+                 for name in ("mean", "std"))
+
+
+@torch.no_grad()
+def encode_text(pipeline: StableDiffusionPipeline, captions: list[str]) -> torch.Tensor:
+    """Text encoder states [N, tokens, D]."""
+    chunks = [captions[i:i + 256] for i in range(0, len(captions), 256)]
+    return torch.cat([pipeline.encode_prompt(chunk, pipeline.text_encoder.device, 1, False)[0].cpu() for chunk in chunks])
+
+
+class EmojiBatches:
+    """Batches of the emoji's training split; `batch(step)` depends on (seed, step) alone, so a resumed run repeats it.
+
+    An epoch is one seeded permutation. A sample's caption, posterior noise, noise and timestep come from (seed, index,
+    epoch): the batch is the same however it is sharded over processes.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, data: Data, batch_size: int, seed: int) -> None:
+        images, rows = emoji.load("train")
+        images, rows = torch.from_numpy(images[:data.limit]), rows[:data.limit]
+        self.mean, self.std = encode_images(pipeline, images)
+        self.captions = [emoji.captions(row, data.keywords) for row in rows]
+        flat = [caption for row in self.captions for caption in row]
+        self.text = encode_text(pipeline, ["", *flat])  # row 0: the dropped caption
+        self.dropout, self.batch_size, self.seed = data.caption_dropout, batch_size, seed
+        self.num_timesteps = pipeline.scheduler.config.num_train_timesteps
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def sample(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        random = generator(self.seed, index, epoch)
+        shape = self.mean.shape[1:]
+        latent = self.mean[index] + self.std[index] * torch.randn(shape, generator=random)
+        noise = torch.randn(shape, generator=random)
+        timestep = int(torch.randint(self.num_timesteps, (), generator=random))
+        count = len(self.captions[index])
+        variant = int(torch.randint(count, (), generator=random))
+        dropped = torch.rand((), generator=random) < self.dropout
+        return latent, noise, self.text[0 if dropped else 1 + index * count + variant], timestep
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The share of process `rank` of step's batch; steps count from 0 and run through epoch after epoch."""
+        first = step * self.batch_size
+        positions = range(first + rank, first + self.batch_size, world_size)
+        samples = []
+        for position in positions:
+            epoch, place = divmod(position, len(self))
+            samples.append(self.sample(int(self.permutation(epoch)[place]), epoch))
+        latents, noise, text, timesteps = zip(*samples, strict=True)
+        return Batch(torch.stack(latents), torch.stack(noise), torch.stack(text), torch.tensor(timesteps))
+
+    def permutation(self, epoch: int) -> torch.Tensor:
+        if getattr(self, "_epoch", None) != epoch:  # one permutation is kept: batches ask for it sample by sample
+            self._epoch, self._order = epoch, torch.randperm(len(self), generator=generator(self.seed, epoch))
+        return self._order

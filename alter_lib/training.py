@@ -1,0 +1,139 @@
+"""`train`: Algorithm 1 from the first step to the artefact, with progress, history, checkpoints and resume.
+
+    python -m alter_lib.training --params params/tiny_sd.yaml --set training.steps=200
+    accelerate launch --cpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml
+"""
+import argparse
+import csv
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from . import checkpoints, provenance
+from .inference import save_pipeline
+from .params import Params, ParamsError, add_params_arguments, params_from_arguments
+from .plan import ExpertPlan
+from .trainer import Trainer
+
+HISTORY = ("step", "phase", "L_H", "L_perf", "L_ratio", "L_balance", "L_U", "L_denoise", "L_outKD", "L_featKD", "ratio",
+           "sampled_ratio", "experts_used", "learning_rate", "hypernetwork_learning_rate", "images_per_second")
+Callback = Callable[[Trainer, dict], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """plan: the final ExpertPlan; folder: runs/<name>; artefact: its alter/; steps in all; seconds of this call."""
+    plan: ExpertPlan
+    folder: Path
+    artefact: Path
+    steps: int
+    seconds: float
+
+
+def train(params: Params, callback: Callback | None = None) -> TrainingResult:
+    """Train a run to its end, going on from its last checkpoint, and write its artefact.
+
+    callback(trainer, row) is called after each step with that step's row of history.csv.
+    Raises ParamsError where the run folder holds a run with other params.
+    """
+    started, trainer = time.perf_counter(), Trainer(params)
+    folder, artefact = params.run_folder, params.run_folder / "alter"
+    if found := checkpoints.complete(folder / "checkpoints"):
+        trainer.load(found[-1])
+    fit(trainer, folder, callback)
+    if trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
+        write_artefact(trainer, artefact)
+        provenance.record(params, folder, wall_times={"training": time.perf_counter() - started})
+    trainer.accelerator.wait_for_everyone()
+    return TrainingResult(trainer.current_plan(), folder, artefact, trainer.step_count, time.perf_counter() - started)
+
+
+def fit(trainer: Trainer, folder: Path, callback: Callback | None) -> None:
+    """Steps until training.steps; a checkpoint every `checkpoint_every` steps, and when asked to stop."""
+    params, main = trainer.params.training, trainer.accelerator.is_main_process
+    history = open_history(folder / "history.csv", trainer.step_count) if main else None
+    bar = tqdm(total=params.steps, initial=trainer.step_count, desc="training", disable=not main, mininterval=1)
+    with stop_requests() as stops:
+        while trainer.step_count < params.steps and not stops:
+            began = time.perf_counter()
+            row = trainer.step()
+            row["images_per_second"] = params.batch_size / (time.perf_counter() - began)
+            bar.update()
+            bar.set_postfix(L_U=f"{row['L_U']:.4f}", ratio=f"{row['ratio']:.3f}", refresh=False)
+            if main:
+                history.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+            if callback:
+                callback(trainer, row)
+            due = trainer.step_count % params.checkpoint_every == 0 or trainer.step_count == params.steps
+            if main and (due or stops):
+                trainer.save(folder / "checkpoints")
+        bar.close()
+    if stops:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM are collected instead of raised: a step is finished before it is saved, or a resumed run would
+    not be the uninterrupted one."""
+    stops: list[int] = []
+    before = {number: signal.signal(number, lambda received, _frame: stops.append(received))
+              for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def open_history(path: Path, step: int) -> csv.DictWriter:
+    """history.csv, line-buffered, with the rows up to `step`: those after the checkpoint are made again."""
+    rows = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = csv.DictWriter(path.open("w", newline="", buffering=1), HISTORY)
+    writer.writeheader()
+    writer.writerows(rows)
+    return writer
+
+
+def write_artefact(trainer: Trainer, folder: Path) -> None:
+    """The moving-average weights (the last ones without an average) and the plan, as a diffusers pipeline folder."""
+    if trainer.ema:
+        trainer.ema.store(trainer.theta)
+        trainer.ema.copy_to(trainer.theta)
+    pipeline = trainer.backbone.pipeline
+    before = pipeline.dtype
+    save_pipeline(pipeline.to(torch.float16), trainer.current_plan(), folder)
+    pipeline.to(before)
+    if trainer.ema:
+        trainer.ema.restore(trainer.theta)
+
+
+def main() -> int:
+    """Exit codes: 0 done; 2 bad input, one line a fault; 130 interrupted, with a checkpoint to go on from."""
+    parser = argparse.ArgumentParser(prog="python -m alter_lib.training", description="Algorithm 1.")
+    add_params_arguments(parser)
+    try:
+        result = train(params_from_arguments(parser.parse_args()))
+    except (ParamsError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    print(f"{result.steps} steps, ratio {result.plan.achieved_ratio:.4f}, {result.seconds:.0f} s: {result.artefact}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""doctor: is a plan really active, what does it skip, and what of the ideal speedup reaches the clock?"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from diffusers import DiffusionPipeline
+
+from .backbones import ADAPTERS, wrap
+from .patching import Patch, denoiser_of, patch_of
+from .plan import CostTable, ExpertPlan
+from .schedules import visited_timesteps
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What doctor found; print it.
+
+    skipped: layers that the latest call of the denoiser did not run, None before any call; a layer counts as run if any
+    sample ran it. steps and calls: of the sampler (PNDM calls 21 times for 20 steps). plan_ratio: active MACs over all
+    T timesteps; ratio: over the timesteps that this sampler visits, at `resolution` (latent h, w).
+    ideal_speedup: 1 / ratio; measured_speedup: seconds of an unpruned call over a pruned one, weighted by the visits.
+    """
+
+    active: bool
+    fault: str | None = None
+    num_layers: int = 0
+    skipped: tuple[str, ...] | None = None
+    scheduler: str = ""
+    steps: int = 0
+    calls: int = 0
+    experts: tuple[int, ...] = ()
+    resolution: tuple[int, int] = (0, 0)
+    convention: str = ""
+    plan_ratio: float = 1.0
+    ratio: float = 1.0
+    ideal_speedup: float = 1.0
+    measured_speedup: float | None = None
+    unpruned_seconds: float | None = None
+    pruned_seconds: float | None = None
+    device: str = ""
+    batch_size: int = 1
+
+    def __str__(self) -> str:
+        if not self.active:
+            return f"plan: NOT ACTIVE, the pipeline runs unpruned: {self.fault}"
+        if self.skipped is None:
+            skipped = "nothing yet: the denoiser was not called since apply_plan"
+        else:
+            skipped = f"{len(self.skipped)} of {self.num_layers} prunable layers: {', '.join(self.skipped) or 'none'}"
+        lines = [
+            "plan: active",
+            f"latest call skipped: {skipped}",
+            f"sampler: {self.scheduler}, {self.steps} steps, {self.calls} calls of the denoiser, "
+            f"experts {', '.join(map(str, self.experts))}",
+            f"active MACs: {self.ratio:.2%} over the visited timesteps, {self.plan_ratio:.2%} over all "
+            f"({self.resolution[0]} x {self.resolution[1]} latents, {self.convention})",
+            f"ideal speedup: {self.ideal_speedup:.2f}x",
+        ]
+        if self.measured_speedup is not None:
+            lines.append(
+                f"measured speedup: {self.measured_speedup:.2f}x ({self.unpruned_seconds * 1e3:.1f} ms unpruned, "
+                f"{self.pruned_seconds * 1e3:.1f} ms pruned a call, batch {self.batch_size}, {self.device})"
+            )
+        return "\n".join(lines)
+
+
+def doctor(
+    pipe: DiffusionPipeline,
+    steps: int | None = None,
+    resolution: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    measure: bool = True,
+    repeats: int = 5,
+) -> Diagnosis:
+    """Examine a pipeline under a plan.
+
+    Args:
+        steps: of the sampler; None for those of the latest run, else 20.
+        resolution: latent (h, w) at which MACs are counted and time is taken; None for the plan's.
+        batch_size: of the timed calls (guidance doubles the batch of a pipeline).
+        measure: time `repeats` calls of the unpruned denoiser and of each visited expert, one after the other.
+    Raises PlanError where the pipeline's scheduler has no timesteps 0..T-1.
+    """
+    patch = patch_of(pipe)
+    if patch is None:
+        return Diagnosis(active=False, fault="no plan is applied (apply_plan, load_pipeline)")
+    lost = [r for r in (patch.denoiser, *patch.layers) if not r.in_place()]
+    if lost:
+        return Diagnosis(active=False, fault=f"{len(lost)} modules had their forward replaced after apply_plan")
+    plan, scheduler = patch.plan, pipe.scheduler
+    steps = steps or scheduler.num_inference_steps or 20
+    visited = visited_timesteps(scheduler, steps)
+    costs = cost_table(pipe, plan, resolution)
+    ratio = plan.macs_ratio(visited, costs)
+    facts = dict(
+        active=True,
+        num_layers=len(plan.layer_names),
+        skipped=latest_skips(patch),
+        scheduler=type(scheduler).__name__,
+        steps=steps,
+        calls=len(visited),
+        experts=tuple(sorted({plan.expert(t) for t in visited})),
+        resolution=costs.resolution,
+        convention=costs.convention,
+        plan_ratio=plan.macs_ratio(costs=costs),
+        ratio=ratio,
+        ideal_speedup=1 / ratio,
+        device=str(denoiser_of(pipe).device),
+        batch_size=batch_size,
+    )
+    if measure:
+        inputs = probe_inputs(pipe, costs.resolution, batch_size)
+        if wrong := wrong_layers(patch, visited, inputs):
+            return Diagnosis(active=False, fault=f"layers that do not follow the plan: {', '.join(wrong)}")
+        pruned, unpruned = call_seconds(patch, visited, inputs, repeats)
+        facts |= dict(pruned_seconds=pruned, unpruned_seconds=unpruned, measured_speedup=unpruned / pruned)
+    return Diagnosis(**facts)
+
+
+def cost_table(pipe: DiffusionPipeline, plan: ExpertPlan, resolution: tuple[int, int] | None) -> CostTable:
+    """The MACs of the whole network as denominator (what the clock sees), recounted at another resolution."""
+    if resolution is None or tuple(resolution) == tuple(plan.cost.resolution):
+        return CostTable(plan.cost.layers, plan.cost.fixed, plan.cost.convention, plan.cost.resolution)
+    return CostTable.of(wrap(pipe, plan.cost.convention, resolution))
+
+
+def latest_skips(patch: Patch) -> tuple[str, ...] | None:
+    """Names of the layers that no sample of the latest call ran."""
+    if not patch.last_sets:
+        return None
+    layers = zip(patch.plan.layer_names, zip(*patch.last_sets, strict=True), strict=True)
+    return tuple(name for name, runs in layers if not any(runs))
+
+
+def probe_inputs(pipe: DiffusionPipeline, resolution: tuple[int, int], batch_size: int) -> dict[str, torch.Tensor]:
+    """Inputs of one forward with random values (zeros would flatter some kernels): each [batch_size, ...]."""
+    denoiser, tokenizer = denoiser_of(pipe), getattr(pipe, "tokenizer", None)
+    tokens = tokenizer.model_max_length if tokenizer else 77
+    inputs = ADAPTERS[type(denoiser).__name__].example_inputs(denoiser, resolution, tokens, denoiser.device)
+    inputs = {key: value.expand(batch_size, *value.shape[1:]) for key, value in inputs.items()}
+    return {
+        key: torch.randn_like(value, dtype=denoiser.dtype) if value.is_floating_point() else value.clone()
+        for key, value in inputs.items()
+    }
+
+
+def expert_calls(patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor]) -> dict[int, Callable[[], object]]:
+    """For each visited expert a call of the denoiser that it serves."""
+    denoiser = patch.denoiser.module
+    return {
+        patch.plan.expert(t): lambda t=t: denoiser(**{**inputs, "timestep": torch.tensor(t)}, return_dict=False)
+        for t in visited
+    }
+
+
+@torch.no_grad()
+def wrong_layers(patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the layers that run where the plan skips them or the other way round, seen by hooks inside them."""
+    ran: set[int] = set()
+    # the last submodule with weights: the first may serve others (DiT's output head reads the embedder of block 0)
+    leaves = [[m for m in layer.module.modules() if m._parameters][-1] for layer in patch.layers]
+    hooks = [leaf.register_forward_hook(lambda *_, i=i: ran.add(i)) for i, leaf in enumerate(leaves)]
+    wrong, kept, backend = set(), patch.last_sets, patch.backend
+    patch.backend = None  # a compiled graph has no hooks
+    for expert, call in expert_calls(patch, visited, inputs).items():
+        ran.clear()
+        call()
+        wrong |= ran ^ set(patch.plan.masks[expert].nonzero()[:, 0].tolist())
+    patch.last_sets, patch.backend = kept, backend
+    for hook in hooks:
+        hook.remove()
+    return [patch.plan.layer_names[i] for i in sorted(wrong)]
+
+
+@torch.no_grad()
+def call_seconds(
+    patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor], repeats: int
+) -> tuple[float, float]:
+    """Median seconds of a pruned call, averaged over the visited timesteps, and of an unpruned call.
+
+    All calls take turns within a round, so that a machine that grows slower slows all of them alike.
+    """
+    kept = patch.last_sets
+    calls: dict[int | None, Callable[[], object]] = {**expert_calls(patch, visited, inputs)}
+    calls[None] = lambda: patch.denoiser.original(**inputs, return_dict=False)
+    seconds: dict[int | None, list[float]] = {key: [] for key in calls}
+    for repeat in range(repeats + 1):
+        for key, call in calls.items():
+            elapsed = timed(call, patch.denoiser.module.device)
+            if repeat:  # the first round warms up, and compiles
+                seconds[key].append(elapsed)
+    patch.last_sets = kept
+    visits = Counter(patch.plan.expert(t) for t in visited)
+    pruned = sum(median(seconds[expert]) * count for expert, count in visits.items()) / len(visited)
+    return pruned, median(seconds[None])
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of `call`, with the device's queue empty before and after."""
+    synchronize = getattr(getattr(torch, device.type), "synchronize", lambda: None)
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start

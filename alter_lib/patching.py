@@ -1,0 +1,179 @@
+"""The inference patch: one timestep, one expert, and the layers that the expert leaves out are not called (paper §3.1).
+
+`forward` is replaced on the denoiser instance and on each prunable module instance. Nothing is wrapped: modules, their
+state-dict keys and other hooks stay, and taking the patch off leaves no trace.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor, nn
+
+from .backbones import ADAPTERS
+from .plan import ExpertPlan
+from .schedules import HostTimesteps, timestep_index
+from .skipping import skip_forward, sub_batch_forward
+
+ATTRIBUTE = "_alter_patch"
+HOOKED = "_old_forward"  # where an accelerate hook (offloading) keeps the forward that it wraps
+
+
+class Replacement:
+    """A callable that stands in for `forward` on one module instance, and can put things back.
+
+    An object and not a closure: a deep copy of the module then refers to the copy, not to the original.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        # under an accelerate hook the innermost forward is replaced: pipelines take hooks off and on after every call
+        slot = HOOKED if HOOKED in vars(module) else "forward"
+        self.module = module
+        self.was_set = slot in vars(module)
+        self.original: Callable[..., Any] = getattr(module, slot)
+        self.__wrapped__ = self.original  # for inspect.signature
+        setattr(module, slot, self)
+
+    def in_place(self) -> bool:
+        """False where something else has replaced `forward` since and no longer leads here."""
+        forward = vars(self.module).get(HOOKED, vars(self.module).get("forward"))
+        return forward is self or getattr(forward, "__wrapped__", None) is self
+
+    def restore(self) -> None:
+        """Take this off again. Under a hook that was put on later it stays, as a mere pass-through."""
+        for slot in ("forward", HOOKED):
+            if vars(self.module).get(slot) is self:
+                if slot == "forward" and not self.was_set:
+                    del self.module.forward
+                else:
+                    setattr(self.module, slot, self.original)
+
+
+class LayerForward(Replacement):
+    """f_l under a plan: the layer, the identity in its place, or the layer on those samples whose expert runs it."""
+
+    def __init__(self, module: nn.Module, patch: "Patch", index: int) -> None:
+        super().__init__(module)
+        self.patch, self.index = patch, index
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.patch.rows is not None:
+            return sub_batch_forward(self.module, self.original, self.patch.rows[self.index], arguments, keywords)
+        if self.patch.active is None or self.patch.active[self.index]:
+            return self.original(*arguments, **keywords)
+        return skip_forward(self.module, arguments, keywords)
+
+
+class DenoiserForward(Replacement):
+    """eps_theta(x_t, t) that chooses the expert of t before it runs."""
+
+    def __init__(self, module: nn.Module, patch: "Patch") -> None:
+        super().__init__(module)
+        self.patch = patch
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.patch.plan is None:
+            return self.original(*arguments, **keywords)
+        timestep = keywords["timestep"] if "timestep" in keywords else arguments[1]
+        sets = self.patch.active_sets(timestep)
+        self.patch.last_sets = sets
+        try:
+            if len(set(sets)) > 1:
+                self.patch.rows = sample_rows(sets, self.module.device)
+                return self.original(*arguments, **keywords)
+            self.patch.active = sets[0]
+            if self.patch.backend is None:
+                return self.original(*arguments, **keywords)
+            if not torch.is_tensor(timestep):  # a Python number would be compiled into the graph
+                arguments, keywords = with_timestep_tensor(arguments, keywords)
+            return self.patch.compiled_forward(self.original)(*arguments, **keywords)
+        finally:
+            self.patch.active = self.patch.rows = None
+
+
+class Patch:
+    """What apply_plan puts on a denoiser: the plan, the layers' replacements, and which of them run just now.
+
+    active: whether each layer runs [N_L], None = all; rows: for mixed timesteps, the samples of each layer [N_L].
+    last_sets: the active set of each timestep of the latest call. backend: of torch.compile, None = not compiled.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, plan: ExpertPlan, pipeline: DiffusionPipeline | None, backend: str | None
+    ) -> None:
+        self.plan: ExpertPlan | None = plan
+        self.backend = backend
+        self.active: tuple[bool, ...] | None = None
+        self.rows: list[Tensor] | None = None
+        self.last_sets: list[tuple[bool, ...]] = []
+        self.compiled: dict[tuple[bool, ...], Callable[..., Any]] = {}
+        self.timesteps = HostTimesteps()
+        self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
+        self._masks = [tuple(mask) for mask in plan.masks.tolist()]
+        self._routing = plan.routing.tolist()
+        layers = ADAPTERS[type(denoiser).__name__].prunable_layers(denoiser)
+        self.layers = [LayerForward(module, self, index) for index, (_, _, module) in enumerate(layers)]
+        self.denoiser = DenoiserForward(denoiser, self)
+        setattr(denoiser, ATTRIBUTE, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied or pickled denoiser belongs to no pipeline and compiles anew."""
+        return {**vars(self), "_pipeline": None, "compiled": {}, "timesteps": HostTimesteps()}
+
+    @property
+    def scheduler(self) -> SchedulerMixin | None:
+        """The scheduler that the pipeline has now (users exchange it), or None for a bare denoiser."""
+        pipeline = self._pipeline and self._pipeline()
+        return getattr(pipeline, "scheduler", None)
+
+    def active_sets(self, timestep: Tensor | float) -> list[tuple[bool, ...]]:
+        """The mask in force, m_t = s_t M (paper §3.2), for each timestep of a call: one for a scalar."""
+        total, scheduler = len(self._routing), self.scheduler
+        return [self._masks[self._routing[timestep_index(t, total, scheduler)]] for t in self.timesteps.read(timestep)]
+
+    def compiled_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The graph of the active set; experts with equal masks share it."""
+        if self.active not in self.compiled:
+            self.compiled[self.active] = static_graph(forward, self.backend, len(set(self._masks)))
+        return self.compiled[self.active]
+
+    def remove(self) -> None:
+        self.plan = None
+        for replacement in (self.denoiser, *self.layers):
+            replacement.restore()
+        delattr(self.denoiser.module, ATTRIBUTE)
+
+
+def sample_rows(sets: Sequence[tuple[bool, ...]], device: torch.device) -> list[Tensor]:
+    """For each layer the indices of the samples that run it: found on the CPU, so that no device synchronises."""
+    return [column.nonzero()[:, 0].to(device, non_blocking=True) for column in torch.tensor(sets).unbind(1)]
+
+
+def with_timestep_tensor(arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    if "timestep" in keywords:
+        return arguments, {**keywords, "timestep": torch.tensor(keywords["timestep"])}
+    return (arguments[0], torch.tensor(arguments[1]), *arguments[2:]), keywords
+
+
+def static_graph(forward: Callable[..., Any], backend: str, num_graphs: int) -> Callable[..., Any]:
+    """`forward` compiled for one active set. Dynamo stops at 8 graphs of one code object unless each is kept apart."""
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return torch.compile(forward, backend=backend, dynamic=False, isolate_recompiles=True)
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), 2 * num_graphs))
+    return torch.compile(forward, backend=backend, dynamic=False)
+
+
+def denoiser_of(target: DiffusionPipeline | nn.Module) -> nn.Module:
+    """The denoiser of a pipeline, or `target` itself; without the wrapper of torch.compile."""
+    if not isinstance(target, nn.Module):
+        target = getattr(target, "unet", None) or target.transformer
+    return getattr(target, "_orig_mod", target)
+
+
+def patch_of(target: DiffusionPipeline | nn.Module) -> Patch | None:
+    """The patch that apply_plan left on a pipeline's denoiser, if any."""
+    return vars(denoiser_of(target)).get(ATTRIBUTE)

@@ -1,0 +1,289 @@
+"""The expert plan: all that is left of the hypernetwork at inference (paper §3.2).
+
+Two tables hold it: masks [N_e, N_L] (which prunable layers each temporal expert runs) and routing [T]
+(which expert serves each timestep). This file needs torch and numpy only; it knows nothing of training.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from .plan_file import (
+    FORMAT,
+    PlanError,
+    decode_routing,
+    encode_routing,
+    plan_path,
+    read_plan_file,
+    write_plan_file,
+)
+
+if TYPE_CHECKING:
+    from .backbones import Backbone
+
+__all__ = ["CostTable", "ExpertPlan", "PlanError"]
+
+Denominator = Literal["total", "prunable"]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """MACs of one forward at batch 1: what a ratio is counted in.
+
+    layers: MACs of each prunable layer [N_L]; fixed: MACs of everything else.
+    convention: which products count ("linear+conv+attention" or "linear+conv"); resolution: latent (h, w).
+    denominator: a ratio is taken of the "total" network (the paper's reported ratios) or of the "prunable"
+    layers alone (paper B.2).
+    """
+
+    layers: tuple[int, ...]
+    fixed: int
+    convention: str
+    resolution: tuple[int, int]
+    denominator: Denominator = "total"
+
+    @classmethod
+    def of(cls, backbone: "Backbone", denominator: Denominator = "total") -> Self:
+        """The costs of a loaded backbone, at its resolution and by its convention."""
+        layers = tuple(layer.macs for layer in backbone.layers)
+        return cls(layers, backbone.fixed_macs, backbone.macs_convention, tuple(backbone.resolution), denominator)
+
+    @property
+    def total(self) -> int:
+        """MACs of the unpruned network."""
+        return self.fixed + sum(self.layers)
+
+    @property
+    def always(self) -> int:
+        """MACs that count whatever the mask: the fixed part, or nothing when only prunable layers count."""
+        return self.fixed if self.denominator == "total" else 0
+
+    @property
+    def whole(self) -> int:
+        """The denominator of a ratio, in MACs."""
+        return self.always + sum(self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertPlan:
+    """Masks and routing for one backbone, with the costs that give its ratio.
+
+    masks: bool [N_e, N_L], True = the layer runs; routing: int64 [T], the expert of each timestep.
+    layer_names: module paths of the N_L prunable layers in execution order.
+    target_ratio: the ratio that training aimed at, None for a plan made by hand.
+    Raises PlanError where shapes or values do not fit together.
+    """
+
+    masks: Tensor
+    routing: Tensor
+    layer_names: tuple[str, ...]
+    cost: CostTable
+    backbone_class: str
+    architecture_hash: str
+    target_ratio: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", torch.as_tensor(self.masks).detach().to("cpu", torch.bool).clone())
+        object.__setattr__(self, "routing", torch.as_tensor(self.routing).detach().to("cpu", torch.int64).clone())
+        object.__setattr__(self, "layer_names", tuple(self.layer_names))
+        num_layers = len(self.layer_names)
+        if self.masks.ndim != 2 or self.masks.shape[1] != num_layers:
+            raise PlanError(f"experts: shape {list(self.masks.shape)}, expected [num_experts, {num_layers}]")
+        if len(self.cost.layers) != num_layers:
+            raise PlanError(f"layers: {len(self.cost.layers)} costs for {num_layers} layers")
+        if len(set(self.layer_names)) < num_layers:
+            raise PlanError("layers: a name stands twice")
+        if self.routing.ndim != 1 or len(self.routing) == 0:
+            raise PlanError(f"routing: shape {list(self.routing.shape)}, expected [num_train_timesteps]")
+        if self.routing.min() < 0 or self.routing.max() >= self.num_experts:
+            found = sorted(set(self.routing.tolist()) - set(range(self.num_experts)))
+            raise PlanError(f"routing: expert {found[0]}, the plan has experts 0..{self.num_experts - 1}")
+
+    @classmethod
+    def for_backbone(
+        cls,
+        backbone: "Backbone",
+        masks: Tensor,
+        routing: Tensor,
+        target_ratio: float | None = None,
+        denominator: Denominator = "total",
+        provenance: dict[str, Any] | None = None,
+    ) -> Self:
+        """A plan of `masks` [N_e, N_L] and `routing` [T] for `backbone`, at its costs."""
+        plan = cls(
+            masks=masks,
+            routing=routing,
+            layer_names=tuple(layer.name for layer in backbone.layers),
+            cost=CostTable.of(backbone, denominator),
+            backbone_class=backbone.class_name,
+            architecture_hash=backbone.architecture_hash,
+            target_ratio=target_ratio,
+            provenance=provenance or {},
+        )
+        plan.validate(backbone)
+        return plan
+
+    @property
+    def num_experts(self) -> int:
+        """N_e."""
+        return self.masks.shape[0]
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+        return len(self.routing)
+
+    @property
+    def achieved_ratio(self) -> float:
+        """The share of MACs that stays active, averaged over all T timesteps, at the plan's own costs."""
+        return self.macs_ratio()
+
+    def expert_macs(self, costs: CostTable | None = None) -> list[int]:
+        """MACs that each expert runs [N_e], of those in the denominator of `costs`."""
+        costs = costs or self.cost
+        if len(costs.layers) != len(self.layer_names):
+            raise PlanError(f"costs: {len(costs.layers)} layers, the plan has {len(self.layer_names)}")
+        return [
+            costs.always + sum(macs for macs, runs in zip(costs.layers, mask, strict=True) if runs)
+            for mask in self.masks.tolist()
+        ]
+
+    def macs_ratio(self, timesteps: Iterable[int] | None = None, costs: CostTable | None = None) -> float:
+        """Share of MACs that stays active, averaged over `timesteps` (the ratio of paper B.2, hard masks).
+
+        Args:
+            timesteps: those that a sampler visits, each 0..T-1, repeats count; None for all T.
+            costs: a cost table at another resolution or convention; None for the plan's own.
+        Raises PlanError for a timestep outside 0..T-1, for none at all, or for a table of another length.
+        """
+        costs = costs or self.cost
+        macs = self.expert_macs(costs)
+        experts = self.routing.tolist() if timesteps is None else [self.expert(t) for t in timesteps]
+        if not experts:
+            raise PlanError("timesteps: none given, a ratio needs at least one")
+        return sum(macs[expert] for expert in experts) / (len(experts) * costs.whole)
+
+    def expert(self, t: int) -> int:
+        """The expert of timestep `t`. Raises PlanError outside 0..T-1."""
+        if not 0 <= t < self.num_train_timesteps:
+            raise PlanError(f"timestep: {t} is outside 0..{self.num_train_timesteps - 1}")
+        return int(self.routing[t])
+
+    def active_layers(self, t: int) -> tuple[str, ...]:
+        """Names of the prunable layers that run at timestep `t`, in execution order."""
+        mask = self.masks[self.expert(t)].tolist()
+        return tuple(name for name, runs in zip(self.layer_names, mask, strict=True) if runs)
+
+    def validate(self, backbone: "Backbone | nn.Module") -> None:
+        """Raises PlanError unless the plan was made for `backbone` (a Backbone or a bare denoiser)."""
+        from .backbones import ADAPTERS, architecture_hash  # a plan is read, saved and counted without any backbone
+
+        denoiser = getattr(backbone, "denoiser", backbone)
+        class_name = type(denoiser).__name__
+        if self.backbone_class != class_name:
+            raise PlanError(f"backbone.class: the plan is for {self.backbone_class}, this is {class_name}")
+        if class_name not in ADAPTERS:
+            raise PlanError(f"backbone.class: {class_name} has no adapter; known: {', '.join(ADAPTERS)}")
+        found = architecture_hash(denoiser)
+        if self.architecture_hash != found:
+            raise PlanError(
+                f"backbone.architecture_hash: the plan is for {self.architecture_hash[:12]}, this is "
+                f"{found[:12]}: another width, depth or block layout"
+            )
+        names = tuple(name for name, _, _ in ADAPTERS[class_name].prunable_layers(denoiser))
+        if self.layer_names != names:
+            wrong = next((pair for pair in zip(self.layer_names, names, strict=False) if pair[0] != pair[1]), None)
+            what = f"{wrong[0]}, the backbone {wrong[1]}" if wrong else f"{len(self.layer_names)}, not {len(names)}"
+            raise PlanError(f"layers: the plan has {what}")
+        timesteps = getattr(backbone, "num_train_timesteps", self.num_train_timesteps)
+        if timesteps != self.num_train_timesteps:
+            raise PlanError(f"num_train_timesteps: the plan has {self.num_train_timesteps}, the backbone {timesteps}")
+
+    def corrected(self, target: float | None = None, tolerance: float = 0.01) -> Self:
+        """The plan with the fewest mask entries flipped so that |ratio - target| <= tolerance * target over all T.
+
+        Returns the plan itself where nothing needs to change. target None: the plan's own target_ratio.
+        Raises PlanError where no mask of these experts and this routing reaches the target.
+        """
+        from .plan_correction import corrected_masks
+
+        target = self.target_ratio if target is None else target
+        if target is None:
+            raise PlanError("target_ratio: the plan has none, give the ratio to correct to")
+        masks = corrected_masks(self, target, tolerance)
+        return self if torch.equal(masks, self.masks) else replace(self, masks=masks, target_ratio=target)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {
+            "format": FORMAT,
+            "backbone": {"class": self.backbone_class, "architecture_hash": self.architecture_hash},
+            "num_train_timesteps": self.num_train_timesteps,
+            "cost": {
+                "unit": "macs",
+                "convention": self.cost.convention,
+                "resolution": list(self.cost.resolution),
+                "denominator": self.cost.denominator,
+                "fixed": self.cost.fixed,
+                "total": self.cost.total,
+            },
+            "layers": [
+                {"name": name, "cost": macs} for name, macs in zip(self.layer_names, self.cost.layers, strict=True)
+            ],
+            "experts": ["".join("1" if runs else "0" for runs in mask) for mask in self.masks.tolist()],
+            "routing": encode_routing(self.routing.tolist()),
+            "target_ratio": self.target_ratio,
+            "achieved_ratio": self.achieved_ratio,
+            "provenance": self.provenance,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExpertPlan) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
+
+    def save(self, path: str | PathLike) -> None:
+        """Write plan.json atomically. path: a .json file, or a folder that is to hold plan.json."""
+        write_plan_file(plan_path(path), self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> Self:
+        """Read a plan.json, or the one in a folder. Raises PlanError naming file and key."""
+        path = plan_path(path)
+        content = read_plan_file(path)
+        try:
+            return cls._from_file(content)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_file(cls, content: Any) -> Self:
+        num_layers = len(content.layers)
+        for i, bits in enumerate(content.experts):
+            if len(bits) != num_layers:
+                raise PlanError(f"experts.{i}: {len(bits)} bits, expected one for each of the {num_layers} layers")
+        cost, costs = content.cost, tuple(layer.cost for layer in content.layers)
+        plan = cls(
+            masks=torch.tensor([[bit == "1" for bit in bits] for bits in content.experts]),
+            routing=torch.tensor(decode_routing(content.routing, content.num_train_timesteps)),
+            layer_names=tuple(layer.name for layer in content.layers),
+            cost=CostTable(costs, cost.fixed, cost.convention, cost.resolution, cost.denominator),
+            backbone_class=content.backbone.class_name,
+            architecture_hash=content.backbone.architecture_hash,
+            target_ratio=content.target_ratio,
+            provenance=content.provenance,
+        )
+        if plan.cost.total != cost.total:
+            raise PlanError(f"cost.total: {cost.total}, but fixed and layers add up to {plan.cost.total}")
+        if plan.cost.whole == 0:
+            raise PlanError("layers: no cost in the denominator, a ratio needs one")
+        if abs(plan.achieved_ratio - content.achieved_ratio) > 1e-6:
+            raise PlanError(
+                f"achieved_ratio: {content.achieved_ratio}, but masks, routing and costs give {plan.achieved_ratio:.6f}"
+            )
+        return plan

@@ -1,0 +1,260 @@
+"""Executes the ordered notebooks with papermill: skips what is up to date, goes on where it stopped, says what failed.
+
+Every notebook receives all params sections and works in the run folder runs/<name>/ (see run_all.py --help).
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import provenance
+from .assets import AssetError, verified
+from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
+from .progress import Progress, about, clock, earlier_seconds
+from .run_state import Notebook, RunState
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+NOTEBOOKS = ROOT / "notebooks"
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped: its name, cell and error, and where the partial notebook lies."""
+
+
+def notebooks(folder: Path) -> list[Notebook]:
+    """The notebooks NN_topic.ipynb of a folder, in order."""
+    return [Notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def select(available: Sequence[Notebook], only: str | None, start: str | None) -> list[Notebook]:
+    """Those named by number or stem in `only` ("03,05"), or all from `start` on. Raises ParamsError if unknown."""
+
+    def find(name: str) -> Notebook:
+        found = [n for n in available if name in (n.stem, n.stem[:2], n.path.name)]
+        if not found:
+            raise ParamsError([f"notebook {name!r}: unknown; known: {', '.join(n.stem for n in available)}"])
+        return found[0]
+
+    if only:
+        wanted = {find(name.strip()).stem for name in only.split(",")}
+        return [n for n in available if n.stem in wanted]
+    return [n for n in available if not start or n.stem >= find(start).stem]
+
+
+def check_files(params: Params) -> None:
+    """Raises ParamsError when a local file that the params name is missing or damaged (hub ids are not looked up)."""
+    spec, figures = params.backbone.id, params.evaluation.teacher_results
+    faults = []
+    if spec.startswith("assets/"):
+        try:
+            verified(spec)
+        except AssetError as error:
+            faults.append(f"backbone.id: {error}")
+    elif (spec.count("/") > 1 or spec.startswith((".", "/"))) and not resolve(spec).is_dir():
+        faults.append(f"backbone.id: no folder {spec}")
+    if figures and not resolve(figures).is_file():
+        faults.append(f"evaluation.teacher_results: no file {figures}")
+    if faults:
+        raise ParamsError(faults)
+
+
+def execute(notebook: Notebook, params: Params, output: Path) -> None:
+    """Run one notebook into `output`; while it runs, and if it fails, the output is named NN_topic.partial.ipynb.
+
+    Raises NotebookFailed.
+    """
+    import papermill  # here, not above: a rerun with nothing to do must be quick
+    from nbclient.exceptions import DeadKernelError
+
+    partial = output.with_suffix(".partial.ipynb")
+    where = f"\n  partial notebook: {_shown(partial)}"
+    try:
+        papermill.execute_notebook(
+            _literal(notebook.path),
+            _literal(partial),
+            parameters=params.dump(),
+            kernel_name="python3",
+            cwd=notebook.path.parent,
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        first = (error.source.strip().splitlines() or [""])[0]
+        message = f"{notebook.stem}: cell In [{error.exec_count}] ({first}): {error.ename}: {error.evalue}"
+        raise NotebookFailed(provenance.relative(message) + where) from None
+    except DeadKernelError:
+        raise NotebookFailed(f"{notebook.stem}: the kernel died (out of memory?)" + where) from None
+    finally:
+        if partial.exists():
+            make_portable(partial)
+    os.replace(partial, output)
+
+
+def _literal(path: Path) -> str:
+    """papermill passes paths through str.format."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _shown(path: Path) -> str:
+    return provenance.relative(str(path))
+
+
+def make_portable(path: Path) -> None:
+    """Cut the places of this machine out of an executed notebook: its outputs' text and papermill's record."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _relative_strings(cell.outputs)
+    record = notebook.metadata.get("papermill", {})
+    for key in record.keys() & {"input_path", "output_path"}:
+        record[key] = provenance.relative(record[key]).replace(".partial.", ".")
+    provenance.write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def _relative_strings(value: Any) -> Any:
+    if isinstance(value, str):
+        return provenance.relative(value)
+    if isinstance(value, list):
+        return [_relative_strings(item) for item in value]
+    if isinstance(value, dict):  # base64 of an image may spell anything
+        return type(value)({k: v if k.startswith("image/") else _relative_strings(v) for k, v in value.items()})
+    return value
+
+
+def run(params: Params, chosen: Sequence[Notebook], available: Sequence[Notebook], force: bool = False) -> bool:
+    """Execute the chosen notebooks that are not up to date (all with `force`); returns whether any ran.
+
+    Raises NotebookFailed, or ParamsError when the run folder can't be written or another process runs in it.
+    """
+    state = RunState(params, available)
+    progress = Progress(len(chosen), earlier_seconds(state))
+    ran = False
+    for number, notebook in enumerate(chosen, 1):
+        if not force and not state.stale(notebook):
+            progress.line(number, notebook.stem, "up to date")
+            continue
+        with locked(state.folder):
+            provenance.record(params, state.folder)
+            _run_one(state, notebook, progress, number, [later.stem for later in chosen[number:]])
+        ran = True
+    return ran
+
+
+def _run_one(state: RunState, notebook: Notebook, progress: Progress, number: int, later: Sequence[str]) -> None:
+    state.forget(notebook)
+    before = state.results()
+    with progress.running(number, notebook.stem, later) as passed:
+        outcome = "failed"
+        try:
+            execute(notebook, state.params, state.executed(notebook))
+            outcome = "done"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            seconds = passed()
+            if outcome != "done":
+                progress.line(number, notebook.stem, f"{outcome} after {clock(seconds)}")
+    state.finish(notebook, before, seconds)
+    provenance.record(state.params, state.folder, wall_seconds={notebook.stem: round(seconds, 1)})
+    progress.seconds[notebook.stem] = seconds
+    progress.line(number, notebook.stem, f"done in {clock(seconds)}{about(progress.remaining(later))}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The run folder, made if need be, for this process alone. Raises ParamsError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ParamsError([f"run.out: can't write {_shown(folder)}: {error.strerror}"]) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ParamsError([f"{_shown(folder)}: another run is at work there"]) from None
+        yield
+
+
+def preview(state: RunState, chosen: Sequence[Notebook], force: bool) -> None:
+    """Print what a run would do, and why."""
+    uncertain = False
+    for notebook in chosen:
+        reason = "forced" if force else state.stale(notebook)
+        verdict = f"runs: {reason}" if reason else "runs if an earlier result changes" if uncertain else "up to date"
+        uncertain = uncertain or bool(reason)
+        print(f"{notebook.stem:<18} {verdict}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{message}\n")  # one line a fault, no usage text
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = _Parser(prog="run_all.py", description="Execute the notebooks of one run and build its report.")
+    add_params_arguments(parser)
+    parser.add_argument("--out", metavar="DIR", help="folder that holds the run's folder (default: runs)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", metavar="NN,NN", help="these notebooks, by number or name")
+    which.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
+    parser.add_argument("--force", action="store_true", help="run them even if nothing changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and why; write nothing")
+    parser.add_argument("--list", action="store_true", help="list the notebooks and stop")
+    return parser
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of run_all.py; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    options = _arguments().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Kernels import alter_lib from here; and a debugger that papermill never uses shall not warn about frozen modules.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    try:
+        return _main(options)
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except NotebookFailed as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(options: argparse.Namespace) -> int:
+    available = notebooks(NOTEBOOKS)
+    if options.list:
+        for notebook in available:
+            print(f"{notebook.stem:<18} {notebook.title()}")
+        return DONE
+    params = params_from_arguments(options)
+    if options.out:  # typed in a shell: relative to where it was typed
+        params = load_params(params.dump(), {"run.out": os.path.relpath(options.out, ROOT)})
+    chosen = select(available, options.only, options.start)
+    check_files(params)
+    if options.dry_run:
+        preview(RunState(params, available), chosen, options.force)
+        return DONE
+    ran = run(params, chosen, available, options.force)
+    report = params.run_folder / "report.html"
+    if ran or not report.exists():
+        from .report import build_report  # here: a rerun with nothing to do must be quick
+
+        build_report(params)
+    print(f"report: {_shown(report)}")
+    return DONE

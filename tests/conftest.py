@@ -1,0 +1,88 @@
+"""Shared by all tests: one thread for each library (the suite must not fight itself for cores), and the tiny UNet."""
+
+# ruff: noqa: E402
+import os
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before torch and numpy are imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from hypothesis import settings
+
+settings.register_profile("project", deadline=None)  # a busy machine is no failure
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_unet() -> Callable[..., Any]:
+    """Makes a random UNet2DConditionModel with SD2.1's 34 prunable layers: 8 x 8 latents, widths 8 and 16, seconds on a
+    CPU. `tiny_unet(seed=0, **config)`: keywords replace values of the config."""
+
+    def make(seed: int = 0, **config: Any) -> Any:
+        import torch
+        from diffusers import UNet2DConditionModel
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return UNet2DConditionModel(**{**TINY_UNET, **config}).eval()
+
+    return make
+
+
+TINY_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 16, 16, 16),
+    "attention_head_dim": (1, 1, 1, 1),
+    "cross_attention_dim": 16,
+    "use_linear_projection": True,
+    "norm_num_groups": 4,
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+
+
+@pytest.fixture
+def write_notebook() -> Callable[..., Path]:
+    """Writes a small notebook with the project's parameters cell; `alter`: its metadata of that name."""
+
+    def write(path: Path, *cells: str, title: str = "", alter: dict[str, Any] | None = None) -> Path:
+        from alter_lib.params import Params
+
+        lines = [f"{section} = None" for section in Params.model_fields] + ["overrides = {}"]
+        parameters = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["parameters"]})
+        body = [nbformat.v4.new_code_cell(code) for code in cells]
+        heading = nbformat.v4.new_markdown_cell(f"# {title or path.stem}\n\nSome text.")
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "alter": alter or {}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[heading, parameters, *body], metadata=metadata), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; without one its tests are skipped, but fail in CI, where a missing browser hides breakage."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium on the path")
+    return found

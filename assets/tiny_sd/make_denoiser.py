@@ -24,7 +24,7 @@ BATCH, LEARNING_RATE, WARMUP, EMA_DECAY, SEED = 64, 8e-4, 500, 0.999, 0
 CAPTION_DROPOUT = 0.1      # for classifier-free guidance
 BASE_SHARE = 0.7           # share of the batch drawn from base emoji, the rest from skin-tone variants
 SAVE_EVERY, SNAPSHOT_EVERY = 250, 1000
-UNET = dict(sample_size=8, in_channels=8, out_channels=8, block_out_channels=(32, 64, 96, 96), layers_per_block=2,
+UNET = dict(sample_size=8, in_channels=12, out_channels=12, block_out_channels=(32, 64, 96, 96), layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, attention_head_dim=(1, 2, 3, 3),
             cross_attention_dim=128, use_linear_projection=True, norm_num_groups=8)

@@ -1,0 +1,65 @@
+"""Prunable layers and MACs: facts of SD2.1 on the meta device, structure at small widths."""
+import pytest
+import torch
+from alter_lib.backbones import architecture_hash, load_backbone
+from alter_lib.params import Cost
+
+
+@pytest.fixture(scope="module", params=[
+    ("linear+conv", (96, 96), 760.5), ("linear+conv+attention", (96, 96), 1074.6),
+    ("linear+conv", (64, 64), 339.1), ("linear+conv+attention", (64, 64), 402.1)])
+def counted(request):
+    convention, resolution, gmacs = request.param
+    return load_backbone("sd21", "random", device="meta", cost=Cost(convention=convention, resolution=resolution)), gmacs
+
+
+def test_sd21_gmacs_by_both_conventions(counted):
+    backbone, gmacs = counted
+    assert round(backbone.total_macs / 1e9, 1) == gmacs
+    assert backbone.fixed_macs + sum(layer.macs for layer in backbone.layers) == backbone.total_macs
+
+
+def test_sd21_has_865_9_m_parameters_and_34_prunable_layers(counted):
+    backbone, _ = counted
+    assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6, 1) == 865.9
+    kinds = [layer.kind for layer in backbone.layers]
+    assert len(kinds) == 34 and kinds.count("transformer") == 16 and kinds.count("resnet") == 18
+    assert backbone.num_train_timesteps == 1000
+
+
+def test_resnets_that_change_width_are_not_prunable(counted):
+    names = {layer.name for layer in counted[0].layers}
+    changing = {"down_blocks.1.resnets.0", "down_blocks.2.resnets.0", "up_blocks.2.resnets.0", "up_blocks.3.resnets.0"}
+    assert not changing & names
+
+
+def test_prunable_share_of_sd21_at_768_px():
+    backbone = load_backbone("sd21", "random", device="meta")
+    assert sum(layer.macs for layer in backbone.layers) / backbone.total_macs == pytest.approx(0.830, abs=0.0005)
+
+
+def test_architecture_hash_ignores_what_does_not_shape_tensors():
+    backbone = load_backbone("sd21", "random", device="meta")
+    other = type(backbone.denoiser).from_config
+    with torch.device("meta"):
+        same = other({**backbone.denoiser.config, "sample_size": 64, "upcast_attention": True})
+        wider = other({**backbone.denoiser.config, "block_out_channels": (320, 640, 1280, 640)})
+    assert architecture_hash(same) == backbone.architecture_hash != architecture_hash(wider)
+
+
+def test_timestep_embeddings_are_one_frozen_row_a_timestep(tiny_backbone):
+    widths = {"sinusoidal": 8, "embedded": 32, "slow_cosines": 16}
+    for source, width in widths.items():
+        table = tiny_backbone.timestep_embeddings(source)
+        assert table.shape == (1000, width) and not table.requires_grad
+        assert len(table.unique(dim=0)) == 1000
+
+
+@pytest.mark.parametrize("spec, weights, message", [
+    ("no/such/folder/at/all", "pretrained", "backbone.id: no folder no/such/folder/at/all"),
+    ("params", "pretrained", "backbone.id: params has no model_index.json"),
+    ("sd99", "random", "backbone.id: 'sd99' with random weights"),
+])
+def test_bad_backbones_are_named(spec, weights, message):
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        load_backbone(spec, weights)

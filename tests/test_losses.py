@@ -1,0 +1,47 @@
+"""Losses (paper §3.3, B.2) against hand calculations."""
+import math
+
+import pytest
+import torch
+from alter_lib import losses
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_squared_error_reductions():
+    a, b = torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    assert losses.squared_error(a, b).item() == pytest.approx(14 / 6)
+    assert losses.squared_error(a, b, "sum").item() == pytest.approx((5 + 9) / 2)
+
+
+def test_feature_distillation_sums_over_blocks():
+    teacher, student = [torch.zeros(1, 2), torch.zeros(1, 1)], [torch.ones(1, 2), torch.full((1, 1), 3.0)]
+    assert losses.feature_distillation(teacher, student).item() == pytest.approx(1 + 9)
+    assert losses.feature_distillation(teacher, student, "sum").item() == pytest.approx(2 + 9)
+
+
+def test_active_share_of_the_prunable_layers_and_of_the_whole():
+    m, c = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), torch.tensor([1.0, 2.0, 3.0])
+    assert losses.active_share(m, c).tolist() == pytest.approx([4 / 6, 0])
+    assert losses.active_share(m, c, 4.0).tolist() == pytest.approx([8 / 10, 4 / 10])
+
+
+@given(st.floats(0.05, 1.0), st.floats(0.05, 1.0))
+def test_ratio_loss_is_the_log_of_the_larger_over_the_smaller(s, p):
+    found = losses.ratio_loss(torch.tensor(s, dtype=torch.float64), p).item()
+    assert found == pytest.approx(math.log(max(s, p) / min(s, p)), abs=1e-4)
+
+
+def test_balance_is_one_when_even_and_num_experts_when_collapsed():
+    even = 50 * torch.eye(4)
+    collapsed = torch.zeros(4, 4)
+    collapsed[:, 2] = 50
+    assert losses.balance_loss(even).item() == pytest.approx(1)
+    assert losses.balance_loss(collapsed).item() == pytest.approx(4)
+
+
+def test_balance_by_hand():
+    """Two experts, three timesteps: F = (2/3, 1/3); P the mean softmax."""
+    logits = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    p = [sum(math.exp(row[i]) / (math.exp(row[0]) + math.exp(row[1])) for row in logits.tolist()) / 3 for i in (0, 1)]
+    assert losses.balance_loss(logits).item() == pytest.approx(2 * (2 / 3 * p[0] + 1 / 3 * p[1]))

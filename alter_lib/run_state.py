@@ -17,7 +17,7 @@ from .provenance import write_text
 
 NO_RESULT = {"notebooks", "checkpoints", "cache"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them
-NO_SOURCE = {"runner.py", "run_state.py", "progress.py", "report.py", "provenance.py"}  # what no notebook reads
+NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.")  # files that no notebook computes with
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _stamp(path: Path) -> list[int]:
 def library_hash() -> str:
     """Of every source and config of alter_lib that a notebook may compute with."""
     folder = ROOT / "alter_lib"
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".json"} and p.name not in NO_SOURCE)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".json"} and not p.name.startswith(NO_SOURCE))
     return _hash([(p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
 
 

@@ -255,6 +255,7 @@ def _main(options: argparse.Namespace) -> int:
     if ran or not report.exists():
         from .report import build_report  # here: a rerun with nothing to do must be quick
 
-        build_report(params)
+        state = RunState(params, available)
+        build_report(params, {n.stem: reason for n in available if (reason := state.stale(n))})
     print(f"report: {_shown(report)}")
     return DONE

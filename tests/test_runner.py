@@ -1,0 +1,210 @@
+"""run_all.py: real notebooks in real kernels, made in a temporary folder."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from alter_lib import runner
+from alter_lib.params import ROOT
+
+ARGUMENTS = ["--params", "params/smoke.yaml", "--set", "backbone.id=some/hub-id"]
+
+
+class Project:
+    def __init__(self, folder: Path, write: Callable[..., Path]):
+        self.notebooks, self.out, self.run = folder / "notebooks", folder / "out", folder / "out" / "smoke"
+        self.write = lambda stem, *cells, **more: write(self.notebooks / f"{stem}.ipynb", *cells, **more)
+
+    def main(self, *arguments: str) -> int:
+        return runner.main([*ARGUMENTS, "--out", str(self.out), *arguments])
+
+    def executed(self, stem: str) -> nbformat.NotebookNode:
+        return nbformat.read(self.run / "notebooks" / f"{stem}.ipynb", 4)
+
+    def output(self, stem: str) -> str:
+        cells = self.executed(stem).cells
+        return "".join(out.get("text", "") for cell in cells if cell.cell_type == "code" for out in cell.outputs)
+
+
+@pytest.fixture
+def project(tmp_path: Path, write_notebook: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    made = Project(tmp_path / "braces {x} and é", write_notebook)
+    monkeypatch.setattr(runner, "NOTEBOOKS", made.notebooks)
+    for name in ("PYTHONPATH", "PYDEVD_DISABLE_FILE_VALIDATION"):  # main sets them: put back afterwards
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    before = signal.getsignal(signal.SIGTERM)
+    yield made
+    signal.signal(signal.SIGTERM, before)
+
+
+WRITE = """
+from pathlib import Path
+run_folder = Path(run["out"]) / run["name"]
+import alter_lib.params as p
+run_folder = p.resolve(run_folder)
+(run_folder / "alter").mkdir(exist_ok=True)
+(run_folder / "alter" / "plan.json").write_text("{}")
+print("steps", training["steps"])
+"""
+PLACES = """
+import sys, pathlib
+print(p.ROOT / "alter_lib", sys.prefix + "/lib", pathlib.Path.home() / "x", sep="\\n")
+"""
+
+
+def test_run_rerun_and_change(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", WRITE, PLACES, title="First question", alter={"uses": ["training"]})
+    project.write("02_second", "print(sorted(k for k in globals() if k in ('run', 'loss', 'sampling')))", alter={"uses": ["loss"]})
+    assert project.main() == runner.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[1/2\] 01_first +done in \d+s", lines[0]), lines
+    assert re.fullmatch(r"\[2/2\] 02_second +done in \d+s", lines[1]), lines
+    assert lines[2].startswith("report: ") and len(lines) == 3
+
+    assert project.output("01_first").startswith("steps 12\n")
+    assert "['loss', 'run', 'sampling']" in project.output("02_second")
+    text = (project.run / "notebooks" / "01_first.ipynb").read_text()
+    assert str(ROOT) not in text and str(Path.home()) + "/" not in text and sys.prefix not in text
+    assert "alter_lib\n" in project.output("01_first")
+    assert {p.name for p in project.run.iterdir()} >= {"params.yaml", "provenance.json", "report.html", "notebooks", "alter"}
+    assert set(json.loads((project.run / "provenance.json").read_text())["wall_seconds"]) == {"01_first", "02_second"}
+    assert "First question" in (project.run / "report.html").read_text()
+
+    stamps = {p: p.stat().st_mtime_ns for p in project.run.rglob("*") if p.is_file()}
+    begin = time.perf_counter()
+    assert project.main() == runner.DONE
+    assert time.perf_counter() - begin < 20
+    assert capsys.readouterr().out.count("up to date") == 2
+    assert {p: p.stat().st_mtime_ns for p in project.run.rglob("*") if p.is_file()} == stamps
+
+    assert project.main("--set", "loss.ratio=6") == runner.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert "up to date" in lines[0] and "done in" in lines[1]
+    assert project.main("--only", "01", "--force") == runner.DONE
+    (line, report) = capsys.readouterr().out.splitlines()
+    assert "[1/1] 01_first" in line and "done in" in line
+
+
+def test_a_failure_is_told_and_the_next_run_goes_on_there(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", "pass")
+    project.write("02_second", "x = 1", "y = 2 +\\\n  undefined_name")
+    assert project.main() == runner.FAILED
+    out, err = capsys.readouterr()
+    assert "[2/2] 02_second" in out and "failed after" in out
+    assert re.search(r"02_second: cell In \[3\] \(y = 2 \+\\\): NameError: name 'undefined_name' is not defined", err)
+    partial = project.run / "notebooks" / "02_second.partial.ipynb"
+    assert str(partial) in err and "undefined_name" in partial.read_text()
+    assert not (project.run / "notebooks" / "02_second.ipynb").exists() and not (project.run / "report.html").exists()
+
+    project.write("02_second", "x = 1")
+    assert project.main() == runner.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert "up to date" in lines[0] and "done in" in lines[1]
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_an_interrupted_run_exits_130_and_leaves_no_kernel(project: Project, sign: signal.Signals):
+    marker = project.out.parent / "pid"
+    project.write("01_first", f"import os; open({str(marker)!r}, 'w').write(str(os.getpid()))", "import time; time.sleep(600)")
+    code = f"import sys; from alter_lib import runner; from pathlib import Path; runner.NOTEBOOKS = Path({str(project.notebooks)!r})"
+    arguments = [*ARGUMENTS, "--out", str(project.out)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.exit(runner.main({arguments!r}))"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: marker.exists() and marker.read_text())
+    process.send_signal(sign)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == runner.INTERRUPTED
+    assert err == "interrupted; the same command goes on where it stopped\n"
+    wait_for(lambda: not alive(int(marker.read_text())))
+    assert (project.run / "notebooks" / "01_first.partial.ipynb").exists()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that only waits to be reaped does not."""
+    state = Path(f"/proc/{pid}/stat")
+    try:
+        os.kill(pid, 0)
+        return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--set", "training.steps=abc"], "override: training.steps: 'abc' is not an integer >= 1"),
+        (["--params", "params/none.yaml"], "params/none.yaml: No such file or directory"),
+        (["--only", "09"], "notebook '09': unknown; known: 01_first"),
+        (["--from", "x"], "notebook 'x': unknown; known: 01_first"),
+        (["--set", "backbone.id=/no/where"], "backbone.id: no folder /no/where"),
+        (["--set", "backbone.id=assets/none"], "backbone.id: assets/none: not listed in assets/MANIFEST.sha256"),
+        (["--set", "evaluation.teacher_results=none.json"], "evaluation.teacher_results: no file none.json"),
+        (["--set", "training.steps"], "override: training.steps: is not of the form section.key=value"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    project: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], fault: str
+):
+    project.write("01_first", "pass")
+    assert project.main(*arguments) == runner.BAD_INPUT
+    assert capsys.readouterr().err == fault + "\n"
+    assert not project.out.exists()
+
+
+def test_an_unknown_option_is_one_line_and_exit_2(project: Project, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        project.main("--frce")
+    assert caught.value.code == 2 and capsys.readouterr().err == "unrecognized arguments: --frce\n"
+
+
+def test_an_out_folder_that_can_not_be_made_is_bad_input(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", "pass")
+    project.out.write_text("a file in the way")
+    assert project.main() == runner.BAD_INPUT
+    assert capsys.readouterr().err.startswith("run.out: can't write ")
+
+
+def test_a_second_process_in_the_same_run_is_refused(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", "pass")
+    with runner.locked(project.run):
+        assert project.main() == runner.BAD_INPUT
+    assert capsys.readouterr().err.endswith("another run is at work there\n")
+
+
+def test_dry_run_and_list_write_nothing(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", "pass", title="First question")
+    project.write("02_second", "pass", title="Second question")
+    assert project.main("--dry-run", "--from", "02") == runner.DONE
+    assert capsys.readouterr().out.split() == "02_second runs: not run yet".split()
+    assert project.main("--list") == runner.DONE
+    assert capsys.readouterr().out.splitlines() == ["01_first           First question", "02_second          Second question"]
+    assert not project.out.exists()
+
+
+def test_the_runner_starts_without_the_heavy_libraries():
+    code = "import sys, alter_lib.runner; print(*({'torch', 'diffusers', 'papermill', 'nbconvert', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_images_keep_what_looks_like_a_path():
+    data = {"image/png": str(ROOT), "text/plain": f"{ROOT}/x", "n": 1}
+    assert runner._relative_strings([data]) == [{"image/png": str(ROOT), "text/plain": "x", "n": 1}]

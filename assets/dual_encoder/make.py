@@ -44,9 +44,9 @@ def load_tokenizer() -> Tokenizer:
 def build(tokenizer: Tokenizer) -> CLIPModel:
     first, last = tokenizer.token_to_id("<|startoftext|>"), tokenizer.token_to_id("<|endoftext|>")
     common = dict(hidden_size=128, intermediate_size=256, num_attention_heads=4, attention_dropout=0.1)
-    text = CLIPTextConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=LENGTH, num_hidden_layers=3,
+    text = CLIPTextConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=LENGTH, num_hidden_layers=2,
                           pad_token_id=last, bos_token_id=first, eos_token_id=last, **common)
-    vision = CLIPVisionConfig(image_size=32, patch_size=4, num_hidden_layers=3, **common)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, num_hidden_layers=4, **common)
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
 
 

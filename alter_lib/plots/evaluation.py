@@ -1,0 +1,150 @@
+"""Figures of an evaluation: pictures side by side over the experts that made them, quality against MACs."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..diagnosis import Diagnosis
+from ..evaluation import EvaluationResult
+from ..plan import ExpertPlan
+from .style import BLUE, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
+
+
+def tiled(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+    """[N, H, W, 3] uint8 as one picture of rows of `columns` images on white."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+@styled
+def image_grid(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
+    """Pictures [N, H, W, 3] uint8 with their prompts below."""
+    rows = -(-len(images) // columns)
+    figure = Figure((WIDTH, rows * (WIDTH / columns + 0.3)), layout="constrained")
+    for ax, image, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, images, captions, strict=False):
+        ax.imshow(image, interpolation="nearest")
+        ax.set_xlabel("\n".join(wrapped(caption)), fontsize=7)
+    for ax in figure.axes:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return figure
+
+
+def wrapped(caption: str, width: int = 18, lines: int = 2) -> list[str]:
+    """At most `lines` lines of a caption."""
+    return textwrap.wrap(caption, width, max_lines=lines, placeholder=" ...") or [""]
+
+
+@styled
+def side_by_side(result: EvaluationResult, plan: ExpertPlan, columns: int = 6) -> Figure:
+    """The grids of an evaluation at the same prompts and seeds; under each the strip of experts that its calls visited."""
+    grid = result.grid
+    rows = -(-len(grid.prompts) // columns)
+    panel = WIDTH / len(grid.images)
+    figure = Figure((WIDTH, panel * rows / columns + 0.75), layout="constrained")
+    ax = figure.subplots(2, len(grid.images), height_ratios=(panel * rows / columns, 0.22), squeeze=False)
+    names = {"real": "pictures of the data set", "teacher": "teacher, all layers", "alter": "ALTER"}
+    for (method, images), above, below in zip(grid.images.items(), *ax, strict=True):
+        kind, _, steps = method.partition("@")
+        above.imshow(tiled(images, columns), interpolation="nearest")
+        above.set_title(names[kind] + (f", {steps} steps" if steps else ""))
+        above.axis("off")
+        if kind == "alter":
+            expert_strip(below, plan, [int(t) for t in grid.timesteps[method]])
+        elif kind == "teacher":
+            below.text(0.5, 0.5, f"{len(grid.timesteps[method])} calls of the whole network", ha="center", va="center",
+                       transform=below.transAxes, fontsize=8, color=MUTED)  # fmt: skip
+            below.axis("off")
+        else:
+            below.axis("off")
+    return figure
+
+
+def expert_strip(ax: Axes, plan: ExpertPlan, timesteps: Sequence[int]) -> None:
+    """One cell a call of the denoiser, from noise to image: the expert that served it."""
+    colors = expert_colors(plan.num_experts)
+    for call, t in enumerate(timesteps):
+        expert = plan.expert(t)
+        ax.barh(0, 1, left=call, height=1, color=colors[expert], edgecolor="white", linewidth=0.4)
+        ax.text(call + 0.5, 0, expert, ha="center", va="center", fontsize=6, color=text_color(colors[expert]))
+    ax.set(xlim=(0, len(timesteps)), ylim=(-0.5, 0.5), yticks=[], xticks=[])
+    ax.set_xlabel("expert of each call, noise to image", fontsize=7, labelpad=2)
+    ax.spines[:].set_visible(False)
+
+
+@styled
+def quality_against_macs(result: EvaluationResult, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """FID-AlexNet and the proxy text score against the MACs of an image, 95 % intervals. ax: two.
+
+    The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
+    """
+    ax = panels(ax, 1, 2, 3.4)
+    labels = {"fid_alexnet": "FID-AlexNet (lower is better)", "proxy_text_score": "proxy text score (higher is better)"}
+    for each, (name, label) in zip(ax, labels.items(), strict=True):
+        for method, color in (("teacher", BLUE), ("alter", RED)):
+            quality_curve(each, result, name, method, color)
+        real = result.metric(name, "real")
+        each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
+        each.set(xlabel=f"GMACs an image ({result.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
+        each.set_title(f"{label.split(' (')[0]}, N = {real.n}")
+        each.grid()
+    ax[0].set_ylim(bottom=0)
+    ax[0].legend()
+    return ax
+
+
+def quality_curve(ax: Axes, result: EvaluationResult, name: str, method: str, color: str) -> None:
+    points = [m for m in result.metrics if (m.name, m.method) == (name, method)]
+    macs = [result.value("total_macs", method, m.steps) / 1e9 for m in points]
+    values = np.array([m.value for m in points])
+    low, high = np.array([m.interval for m in points]).T
+    ax.errorbar(macs, values, (values - low, high - values), color=color, marker="o", markersize=4, capsize=2,
+                label={"teacher": "teacher (unpruned)", "alter": "ALTER"}[method])  # fmt: skip
+    for x, y, m in zip(macs, values, points, strict=True):
+        ax.annotate(f"{m.steps} steps", (x, y), (5, 5), textcoords="offset points", fontsize=7, color=color)
+
+
+@styled
+def image_rows(drawn: Mapping[str, np.ndarray], captions: Sequence[str]) -> Figure:
+    """Pictures [n, H, W, 3] of several samplers (or methods), a row each, the same prompts below each other."""
+    first = next(iter(drawn.values()))
+    figure = Figure((WIDTH, len(drawn) * (WIDTH - 1.6) / len(first) + 0.45), layout="constrained")
+    ax = figure.subplots(len(drawn), len(first), squeeze=False)
+    for row, (name, images) in zip(ax, drawn.items(), strict=True):
+        for each, image in zip(row, images, strict=True):
+            each.imshow(image, interpolation="nearest")
+            each.set(xticks=[], yticks=[])
+            each.spines[:].set_visible(False)
+        row[0].set_ylabel(name.removesuffix("Scheduler"), rotation=0, ha="right", va="center", fontsize=8)
+    for each, caption in zip(ax[-1], captions, strict=True):
+        each.set_xlabel("\n".join(wrapped(caption, 12)), fontsize=7)
+    return figure
+
+
+@styled
+def call_seconds(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
+    """Milliseconds of a call of the denoiser, unpruned and under the plan, and what the MACs alone would give."""
+    ax = axes(ax, 1.6)
+    unpruned, pruned = 1e3 * diagnosis.unpruned_seconds, 1e3 * diagnosis.pruned_seconds
+    ax.barh(["unpruned", "under the plan"], [unpruned, pruned], color=(BLUE, RED), height=0.6)
+    for row, value in enumerate((unpruned, pruned)):
+        ax.text(value, row, f" {value:.1f} ms", va="center", fontsize=8, color=INK)
+    ax.axvline(
+        diagnosis.ratio * unpruned, color=INK, linestyle="--", linewidth=1, label=f"its MACs: {diagnosis.ratio:.1%}"
+    )
+    ax.set_xlim(0, 1.2 * unpruned)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"ms a call, batch {diagnosis.batch_size}, {diagnosis.device}; medians, taken in turns")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.legend(loc="lower right")
+    ax.set_title(f"A call under the plan takes {pruned / unpruned:.1%} of the unpruned one's time")
+    return ax

@@ -1,0 +1,96 @@
+"""Training curves (paper Fig. 5) from history.csv."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from .style import BLUE, GREEN, MUTED, ORANGE, PINK, RED, axes, panels, styled
+
+
+def smoothed(values: pd.Series) -> pd.Series:
+    """A running mean over a twentieth of the steps: losses of single batches at random timesteps are noisy."""
+    return values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
+
+
+def curve(ax: Axes, history: pd.DataFrame, column: str, color: str, label: str | None = None) -> None:
+    """One column over the steps, smoothed, with the single steps faintly behind it; empty cells are left out."""
+    known = history[["step", column]].dropna()
+    ax.plot(known.step, known[column], color=color, alpha=0.2, linewidth=0.7)
+    ax.plot(known.step, smoothed(known[column]), color=color, label=label)
+
+
+def mark_end(ax: Axes, end: int) -> None:
+    """A line at T_end, after which only theta is trained."""
+    ax.axvline(end, color=MUTED, linestyle=":", linewidth=1)
+    ax.annotate("$T_{end}$", (end, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                va="top", color=MUTED, fontsize=8)  # fmt: skip
+
+
+@styled
+def training_curves(history: pd.DataFrame, target: float, end: int, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """Fig. 5(a)-(d) L_U, L_H, L_balance, L_ratio, then the ratios and the terms of L_U. ax: six.
+
+    history: rows of history.csv; target: p; end: T_end.
+    """
+    ax = panels(ax, 2, 3, 4.6)
+    names = {"L_U": "(a) $L_U$: backbone", "L_H": "(b) $L_H$: hypernetwork", "L_balance": "(c) $L_{balance}$",
+             "L_ratio": "(d) $L_{ratio}$"}  # fmt: skip
+    for each, (column, name), color in zip(ax, names.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+        curve(each, history, column, color)
+        each.set_title(name)
+    ax[0].set_yscale("log")
+    ratios(ax[4], history, target)
+    for column, name, color in (
+        ("L_featKD", "features", GREEN),
+        ("L_outKD", "output", BLUE),
+        ("L_denoise", "denoising", RED),
+    ):
+        curve(ax[5], history, column, color, name)
+    ax[5].set(yscale="log")
+    ax[5].set_title("terms of $L_U$, unweighted")
+    ax[5].legend()
+    for each in ax:
+        each.grid()
+        each.set_xlabel("step")
+        mark_end(each, end)
+    return ax
+
+
+def ratios(ax: Axes, history: pd.DataFrame, target: float) -> None:
+    ax.plot(history.step, history.ratio, color=BLUE, label="plan")
+    known = history.dropna(subset="sampled_ratio")
+    ax.plot(known.step, known.sampled_ratio, color=ORANGE, linewidth=0.8, label="sampled masks")
+    ax.axhline(target, color=MUTED, linestyle="--", linewidth=1, label=f"target {target:g}")
+    ax.set_title("active share of the MACs")
+    ax.legend()
+
+
+@styled
+def live_curves(history: pd.DataFrame, target: float, end: int, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """L_U and the ratios so far: what one watches while training. ax: two."""
+    ax = panels(ax, 1, 2, 2.3)
+    curve(ax[0], history, "L_U", BLUE)
+    ax[0].set_yscale("log")
+    ax[0].set_title(f"$L_U$ at step {history.step.iloc[-1]}")
+    ratios(ax[1], history, target)
+    for each in ax:
+        each.grid()
+        if history.step.iloc[-1] > end:
+            mark_end(each, end)
+    return ax
+
+
+@styled
+def throughput(history: pd.DataFrame, end: int, ax: Axes | None = None) -> Axes:
+    """Images a second of both phases: sub-batches save the pruned share of the work."""
+    ax = axes(ax, 2.2)
+    ax.plot(history.step, history.images_per_second, color=BLUE, alpha=0.2, linewidth=0.7)
+    ax.plot(history.step, smoothed(history.images_per_second), color=BLUE)
+    ax.set(xlabel="step", ylabel="images / s", ylim=(0, None))
+    joint, alone = (history.images_per_second[history.phase == phase].median() for phase in ("joint", "backbone"))
+    ax.set_title(f"Throughput: {joint:.0f} images/s with the hypernetwork, {alone:.0f} after it (medians)")
+    ax.grid()
+    mark_end(ax, end)
+    return ax

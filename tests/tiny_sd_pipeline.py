@@ -1,4 +1,4 @@
-"""A Stable Diffusion pipeline with tiny random networks and SD2.1's 34 prunable layers: 32 px images in milliseconds."""
+"""A Stable Diffusion pipeline with tiny random networks and SD2.1's 34 prunable layers: 32 px images at once."""
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel

@@ -24,8 +24,11 @@ from ..params import ParamsError, Sampling
 
 
 def image_seed(seed: int, i: int) -> int:
-    """Seed of the generator of image i, different for every (seed < 2^32, i < 2^32)."""
-    return seed * 2**32 + i
+    """Seed of the generator of image i; those of two runs meet only beyond a million images.
+
+    Below 2^32: torch's CPU generator silently drops the higher bits of a seed.
+    """
+    return (seed * 1_000_003 + i) % 2**32
 
 
 def make_scheduler(pipeline: DiffusionPipeline, name: str | None) -> SchedulerMixin:

@@ -1,6 +1,6 @@
 """Trains the dual encoder behind the *proxy* text scores: a small CLIPModel on the train split of the emoji. Resumable.
 
-    python assets/dual_encoder/make.py [--steps 2500] [--threads 2]
+    python assets/dual_encoder/make.py [--steps 2000] [--threads 2]
 
 It stands where the paper has CLIP ViT-G/14, and is no substitute for it: 1.1 M parameters that have seen 3132 captioned
 pictures. Its scores compare methods on this data set with each other and are called proxy scores everywhere.
@@ -137,7 +137,7 @@ def train(model: CLIPModel, tokenizer: Tokenizer, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

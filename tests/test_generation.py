@@ -1,0 +1,132 @@
+"""Generation for the metrics: image i depends on (seed, i) and its prompt alone, and nothing is drawn twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_sd_pipeline import tiny_pipeline
+
+from alter_lib.evaluation.generation import Sampler, generate, image_seed, make_scheduler, weights_hash
+from alter_lib.params import ParamsError, Sampling
+
+PROMPTS = ["red apple", "ghost", "pizza", "house", "snail"]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+def sampler(pipeline, steps: int = 2, identity: object = None, **sampling) -> Sampler:
+    return Sampler(
+        pipeline, Sampling(**{"guidance_scale": 3.0, "batch_size": 2, "seed": 0} | sampling), steps, identity
+    )
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal up to the rounding of batched kernels."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max()) <= 1
+
+
+def test_images_do_not_depend_on_the_batch(pipeline, tmp_path: Path) -> None:
+    images = generate(sampler(pipeline, batch_size=5), PROMPTS, tmp_path / "a", "x")
+    assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8
+    assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
+    for size in (1, 2):
+        assert close(generate(sampler(pipeline, batch_size=size), PROMPTS, tmp_path / str(size), "x"), images)
+    assert close(generate(sampler(pipeline), PROMPTS, tmp_path / "b", "x", [3, 1]), images[[3, 1]])
+
+
+def test_a_stochastic_sampler_is_seeded_by_image_too(pipeline, tmp_path: Path) -> None:
+    name = "EulerAncestralDiscreteScheduler"
+    both = [
+        generate(sampler(pipeline, batch_size=size, scheduler=name), PROMPTS, tmp_path / str(size), "x")
+        for size in (5, 2)
+    ]  # fmt: skip
+    assert close(*both)
+
+
+def test_a_user_gets_the_same_image_from_the_pipeline_itself(pipeline, tmp_path: Path) -> None:
+    images = generate(sampler(pipeline, seed=7), PROMPTS, tmp_path, "x")
+    generator = torch.Generator().manual_seed(image_seed(7, 3))
+    alone = pipeline(
+        PROMPTS[3], num_inference_steps=2, guidance_scale=3.0, generator=generator, output_type="np"
+    ).images
+    assert close(images[3], (alone[0] * 255).round().astype(np.uint8))
+
+
+def test_seeds_give_different_noise_in_every_run() -> None:
+    seeds = [image_seed(seed, i) for seed in (0, 1, 2, 2**32 - 1) for i in (0, 1, 29_999)]
+    noise = [torch.randn(2, generator=torch.Generator().manual_seed(seed)).tolist() for seed in seeds]
+    assert len({tuple(pair) for pair in noise}) == len(seeds)
+
+
+def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    drawn, draw = [], Sampler.draw
+    monkeypatch.setattr(
+        Sampler, "draw", lambda self, prompts, indices: drawn.append(list(indices)) or draw(self, prompts, indices)
+    )
+    return drawn  # fmt: skip
+
+
+def test_only_what_is_missing_is_drawn(pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = count_draws(monkeypatch)
+    images = generate(sampler(pipeline), PROMPTS, tmp_path, "x")
+    assert drawn == [[0, 1], [2, 3], [4]]
+    assert (generate(sampler(pipeline), PROMPTS, tmp_path, "x") == images).all()
+    assert len(drawn) == 3
+    next(tmp_path.glob("x-*/000002.npz")).unlink()
+    again = generate(sampler(pipeline, batch_size=3), PROMPTS, tmp_path, "x")  # another batch size goes on all the same
+    assert drawn[3:] == [[2, 3]] and close(again, images)
+
+
+def test_an_interrupted_generation_goes_on(pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generate(sampler(pipeline), PROMPTS, tmp_path / "whole", "x")
+    draw = Sampler.draw
+
+    def stop_at_two(self: Sampler, prompts: list[str], indices: list[int]) -> np.ndarray:
+        if 2 in indices:
+            raise KeyboardInterrupt
+        return draw(self, prompts, indices)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Sampler, "draw", stop_at_two)
+        generate(sampler(pipeline), PROMPTS, tmp_path / "half", "x")
+    drawn = count_draws(monkeypatch)
+    assert (generate(sampler(pipeline), PROMPTS, tmp_path / "half", "x") == whole).all()
+    assert drawn == [[2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"guidance_scale": 1.0}, {"steps": 3}, {"scheduler": "DDIMScheduler"}, {"identity": "plan"}]
+)
+def test_images_of_other_conditions_are_never_mixed_in(pipeline, tmp_path: Path, change: dict) -> None:
+    before = generate(sampler(pipeline), PROMPTS[:2], tmp_path, "x")
+    other = generate(sampler(pipeline, **change), PROMPTS[:2], tmp_path, "x")
+    assert len(list(tmp_path.glob("x-*"))) == 1  # the stale ones are gone
+    if "identity" not in change:
+        assert (other != before).any()
+
+
+def test_the_hash_sees_every_weight() -> None:
+    pipeline, same = tiny_pipeline(), tiny_pipeline()
+    assert weights_hash(pipeline) == weights_hash(same)
+    with torch.no_grad():
+        same.text_encoder.get_parameter("final_layer_norm.bias" if hasattr(same.text_encoder, "final_layer_norm")
+                                        else "text_model.final_layer_norm.bias")[3] += 1e-3  # fmt: skip
+    assert weights_hash(pipeline) != weights_hash(same)
+
+
+def test_schedulers_keep_the_settings_of_the_pipeline_and_are_put_back(pipeline, tmp_path: Path) -> None:
+    own = pipeline.scheduler
+    other = make_scheduler(pipeline, "DPMSolverMultistepScheduler")
+    assert type(other).__name__ == "DPMSolverMultistepScheduler"
+    assert other.config.prediction_type == own.config.prediction_type == "v_prediction"
+    generate(sampler(pipeline, scheduler="DDIMScheduler"), PROMPTS[:1], tmp_path, "x")
+    assert pipeline.scheduler is own
+
+
+def test_an_unknown_scheduler_is_one_line(pipeline) -> None:
+    with pytest.raises(ParamsError, match="sampling.scheduler: 'NoSuchScheduler' is not a scheduler of diffusers"):
+        make_scheduler(pipeline, "NoSuchScheduler")

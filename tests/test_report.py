@@ -1,0 +1,235 @@
+"""report.html: one page that needs nothing from outside, says first what was reached, and hides no failure."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from alter_lib import provenance, report, report_cells
+from alter_lib.params import Params, load_params
+from alter_lib.report_findings import findings, key_figures
+
+new = nbformat.v4
+
+
+def png(width: int = 4, height: int = 3, seed: int = 0) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG")
+    return base64.b64encode(target.getvalue()).decode()
+
+
+def displayed(**data: Any) -> str:
+    mimes = {"html": "text/html", "plain": "text/plain", "png": "image/png", "latex": "text/latex",
+             "widget": "application/vnd.jupyter.widget-view+json", "svg": "image/svg+xml"}  # fmt: skip
+    return report_cells.output(new.new_output("display_data", {mimes[name]: value for name, value in data.items()}))
+
+
+class Outside(HTMLParser):
+    """Collects whatever would load something, and scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [tag] if tag in {"script", "link", "iframe", "object", "embed"} else []
+        for name, value in attributes:
+            loads = name in {"src", "srcset", "data", "background"} and not (value or "").startswith("data:")
+            self.found += [f"{tag} {name}={value}"] if loads or name.startswith("on") else []
+
+
+def outside(page: str) -> list[str]:
+    parser = Outside()
+    parser.feed(page)
+    return parser.found + re.findall(r"@import|url\((?!['\"]?data:)", page)
+
+
+PLAN = {
+    "num_train_timesteps": 1000,
+    "cost": {"convention": "linear+conv+attention", "resolution": [8, 8], "denominator": "total"},
+    "experts": ["1111", "1100", "0011", "1110"],
+    "routing": [[0, 399, 0], [400, 699, 1], [700, 959, 2], [960, 999, 3]],
+    "target_ratio": 0.65,
+    "achieved_ratio": 0.6549,
+}
+
+
+def metric(name: str, method: str, steps: int, value: float, **more: Any) -> dict[str, Any]:
+    return {"name": name, "method": method, "steps": steps, "value": value, **more}
+
+
+METRICS = [
+    metric("fid_alexnet", "teacher", 20, 4.0, interval=[3.9, 4.1], n=1000),
+    metric("total_macs", "teacher", 20, 2.0e10),
+    metric("total_macs", "teacher", 13, 1.33e10),
+    metric("fid_alexnet", "alter", 20, 6.0, interval=[5.9, 6.1], n=1000),
+    metric("total_macs", "alter", 20, 1.3e10),
+    metric("fid_alexnet_ratio", "alter", 20, 1.5, interval=[1.45, 1.55], n=1000, against="teacher@20"),
+    metric("fid_alexnet_ratio", "alter", 20, 0.9, interval=[0.85, 0.95], n=1000, against="teacher@13"),
+]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    return load_params("params/smoke.yaml", {"run.out": str(tmp_path), "evaluation.target_fid_ratio": 1.8})
+
+
+@pytest.fixture
+def page(params: Params, write_notebook: Callable[..., Path]) -> Callable[..., str]:
+    """Builds the report of a run whose only notebook holds the given cells."""
+
+    def build(*cells: Any, **keywords: Any) -> str:
+        path = write_notebook(params.run_folder / "notebooks" / "01_a.ipynb", title="A question")
+        notebook = nbformat.read(path, 4)
+        notebook.cells += cells
+        nbformat.write(notebook, path)
+        return report.build_report(params, **keywords).read_text()
+
+    return build
+
+
+def test_the_page_says_what_ran_on_what_and_what_was_reached(page: Callable[..., str], params: Params):
+    folder = params.run_folder
+    (folder / "alter").mkdir(parents=True)
+    (folder / "alter" / "plan.json").write_text(json.dumps(PLAN))
+    (folder / "metrics.json").write_text(json.dumps({"metrics": METRICS}))
+    made = provenance.record(params, folder, wall_seconds={"01_a": 65.0})
+    text = page()
+    for expected in ("0.6549 over all timesteps", "1.5 [1.45, 1.55]", "A question", "1m05s", made["hardware"]["cpu"],
+                     made["versions"]["torch"], f"run {params.run.seed}", "linear+conv+attention"):  # fmt: skip
+        assert expected in text, expected
+    order = ["Verdict", "Key figures", "What ran", '<section id="01_a">']
+    assert sorted(order, key=text.index) == order
+    assert outside(text) == [] and "default-src 'none'" in text
+
+
+def test_a_run_without_results_says_so_and_a_stale_notebook_is_marked(page: Callable[..., str]):
+    text = page(stale={"01_a": "params loss changed"})
+    assert "Not evaluated yet." in text and "No plan and no figures yet." in text
+    assert "01_a is not up to date (params loss changed)" in text
+
+
+@pytest.mark.parametrize(
+    ("achieved", "verdict"), [(0.65, "reached"), (0.6565, "reached"), (0.6566, "missed"), (0.6434, "missed")]
+)
+def test_the_budget_is_met_within_one_percent(params: Params, achieved: float, verdict: str):
+    budget = findings(params, {**PLAN, "achieved_ratio": achieved}, [])[0]
+    assert (budget.verdict, budget.target) == (verdict, "0.65, within 1%")
+
+
+def test_experts_count_by_their_share_of_the_timesteps_and_their_distance(params: Params):
+    experts = findings(params, PLAN, [])[1]
+    assert experts.found == "3 of 4; the closest two differ in 2 layers"  # the fourth holds 4 %
+    assert experts.verdict == "reached"
+    alike = findings(params, {**PLAN, "experts": ["1111", "1110", "0011", "1110"]}, [])[1]
+    assert alike.found.endswith("differ in 1 layers") and alike.verdict == "missed"
+    one = findings(params, {**PLAN, "routing": [[0, 999, 0]]}, [])[1]
+    assert one.found == "1 of 4" and one.verdict == "missed"
+
+
+def test_quality_is_judged_at_equal_steps_and_at_equal_macs(params: Params):
+    equal_steps, equal_macs = findings(params, None, METRICS)
+    assert (equal_steps.found, equal_steps.verdict) == ("1.5 [1.45, 1.55]", "reached")
+    assert equal_macs.question.endswith("ALTER at 20 steps / unpruned at 13") and equal_macs.verdict == "reached"
+    strict = load_params(params.dump(), {"evaluation.target_fid_ratio": 1.4})
+    assert findings(strict, None, METRICS)[0].verdict == "missed"
+    silent = load_params(params.dump(), {"evaluation.target_fid_ratio": None})
+    assert findings(silent, None, METRICS)[0].verdict == "open"
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"), [([0.8, 1.0], "reached"), ([0.9, 1.1], "open"), ([1.01, 1.2], "missed")]
+)
+def test_an_interval_that_holds_one_decides_nothing(params: Params, interval: list[float], verdict: str):
+    metrics = [*METRICS[:-1], {**METRICS[-1], "interval": interval}]
+    assert findings(params, None, metrics)[-1].verdict == verdict
+
+
+def test_key_figures_have_one_row_a_method_and_number_of_steps():
+    figures = key_figures(METRICS)
+    assert figures.columns == ("", "FID-AlexNet", "proxy text score", "GMACs an image", "N")
+    assert ("alter, 20 steps", "6 [5.9, 6.1]", "", "13", "1,000") in figures.rows
+    assert ("teacher, 13 steps", "", "", "13.3", "") in figures.rows
+    assert key_figures([]) is None
+
+
+def test_a_figure_is_embedded_and_its_caption_escaped(page: Callable[..., str]):
+    figure = new.new_output("display_data", {"image/png": png(), "text/plain": 'a "b" <img src=x onerror=alert(1)>'})
+    text = page(new.new_code_cell("plot()", outputs=[figure]))
+    assert f"data:image/png;base64,{png()}" in text and outside(text) == []
+    assert "&lt;img src=x" in text
+
+
+def test_code_is_folded_and_escaped():
+    html = report_cells.code("# why\nprint('</details><script>alert(1)</script>')")
+    assert html.startswith('<details class="code"><summary><code># why</code></summary>')
+    assert "<script>" not in html and html.count("</details>") == 1
+
+
+def test_what_could_run_or_load_is_cut_out(page: Callable[..., str]):
+    hostile = """[a](javascript:alert(1)) <img src="https://a.b/c.png"> ![x](http://a.b/c.png)
+<iframe src="//a"></iframe> <script>alert(1)</script><b onclick="alert(1)" style="background:url(http://a.b)">bold</b>"""
+    table = '<style>b {color: red}</style><table><tr><td>1</td></tr></table><link rel="stylesheet" href="http://a.b">'
+    shown = new.new_output("display_data", {"text/html": table})
+    text = page(new.new_markdown_cell(hostile), new.new_code_cell("t", outputs=[shown]))
+    assert outside(text) == [] and "javascript:" not in text and "alert(1)" not in text.replace("alert(1)</script>", "")
+    assert "<td>1</td>" in text and "bold" in text and "color: red" not in text
+
+
+def test_progress_bars_show_their_last_state_and_colours_survive():
+    printed = "  0%|\r 50%|\r100%| done\n\x1b[31m<red>\x1b[0m\n\n"
+    text = report_cells.output(new.new_output("stream", name="stderr", text=printed))
+    assert text == '<pre class="stderr">100%| done\n<span class="ansi-red-fg">&lt;red&gt;</span></pre>'
+    assert report_cells.output(new.new_output("stream", text="\n")) == ""
+
+
+def test_of_several_forms_the_richest_that_works_offline_is_shown():
+    assert displayed(html="<table><tr><td>1</td></tr></table>", plain="x").startswith('<div class="table"><table>')
+    assert "<pre>x</pre>" == displayed(html="<script>require()</script>", plain="x")
+    assert displayed(png=png(), plain="<Figure>").startswith("<figure><img src=")
+    assert displayed(widget={"model_id": "1"}, plain="IntSlider()") == ""
+    assert displayed(widget={"model_id": "1"}, plain="Viewer()", png=png()).startswith("<figure>")
+    assert displayed(svg="<svg onload='alert(1)'/>").startswith('<figure><img src="data:image/svg+xml;base64,')
+
+
+def test_an_error_is_shown(page: Callable[..., str]):
+    error = new.new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad <x>"])
+    assert 'class="error"' in page(new.new_code_cell("f()", outputs=[error]))
+
+
+def test_formulas_are_pictures_with_their_source_and_unknown_latex_is_shown_as_it_is():
+    html = report_cells.markdown(r"The ratio loss $L = \log\frac{\max(S, p)}{\min(S, p)}$ and $\nosuch{x}$")
+    assert html.count("data:image/svg+xml") == 1 and r'alt="L = \log\frac' in html
+    assert r"<code>\nosuch{x}</code>" in html
+    assert displayed(latex="$x^2$").count("data:image/svg+xml") == 1
+
+
+def test_pictures_of_a_cell_and_of_the_repository_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report_cells, "ROOT", tmp_path)
+    (tmp_path / "in.png").write_bytes(base64.b64decode(png()))
+    attached = {"x y.png": {"image/png": png()}}
+    assert "data:image/png" in report_cells.markdown("![a](attachment:x%20y.png)", attached, tmp_path)
+    assert "data:image/png" in report_cells.markdown("![a](in.png)", None, tmp_path)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.setattr(report_cells, "ROOT", tmp_path / "sub")
+    assert "<img" not in report_cells.markdown("![a](../in.png)", None, tmp_path / "sub")
+
+
+def test_a_page_that_is_too_large_loses_bytes_before_it_loses_pictures():
+    uris = [f"data:image/png;base64,{png(160, 160, seed)}" for seed in range(3)]
+    page = "".join(f'<img src="{uri}">' for uri in uris)
+    assert report.fit(page, len(page)) == page
+    smaller = report.fit(page, len(page) - 1)
+    assert len(smaller) < len(page) and smaller.count("image/webp") == 1 and smaller.count("image/png") == 2
+    least = report.fit(page, 2000)
+    assert len(least) <= 2000 and least.count("image/svg+xml") >= 2

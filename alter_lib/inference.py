@@ -45,8 +45,12 @@ def apply_plan(
         plan = plan_beside(target, denoiser) if plan is None else ExpertPlan.load(plan)
     plan.validate(denoiser)
     remove_plan(denoiser)
-    backend = compile if isinstance(compile, str) else "inductor" if compile else None
-    Patch(denoiser, plan, None if isinstance(target, nn.Module) else target, backend)
+    Patch(
+        denoiser,
+        plan,
+        None if isinstance(target, nn.Module) else target,
+        "inductor" if compile is True else compile or None,
+    )
 
 
 def remove_plan(target: DiffusionPipeline | nn.Module) -> None:

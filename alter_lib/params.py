@@ -7,6 +7,7 @@ Where the paper prints a value it is the default here; where it is silent the fi
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,8 +23,8 @@ DEFAULT = ROOT / "params" / "tiny_sd.yaml"
 
 
 def resolve(path: str | Path) -> Path:
-    """`path` itself when absolute, else below the repository root."""
-    return ROOT / path
+    """`path` itself when absolute, else below the repository root; without `..`."""
+    return Path(os.path.normpath(ROOT / path))
 
 
 def _no_bool(value: Any) -> Any:

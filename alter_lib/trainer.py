@@ -11,7 +11,7 @@ from diffusers.training_utils import EMAModel
 
 from . import checkpoints, losses, skipping
 from .backbones import Backbone, load_backbone
-from .data.latents import EmojiBatches, generator
+from .data.latents import Batch, EmojiBatches, generator
 from .hypernetwork import Decisions, Hypernetwork
 from .objective import Noised, Objective
 from .params import Params, ParamsError
@@ -45,48 +45,69 @@ class Trainer:
             "phi": torch.optim.AdamW(self.phi, training.hypernetwork_learning_rate, weight_decay=training.weight_decay)}
         lengths = {"theta": training.steps, "phi": training.hypernetwork_steps}
         kind = "constant_with_warmup" if training.schedule == "constant" else training.schedule
-        self.schedules = {name: get_scheduler(kind, optimizer, min(training.warmup_steps, lengths[name]), lengths[name])
+        self.schedules = {name: get_scheduler(kind, optimizer, num_warmup_steps=min(training.warmup_steps, lengths[name]),
+                                              num_training_steps=lengths[name])
                           for name, optimizer in self.optimizers.items()}
         self.ema = EMAModel(self.theta, decay=training.ema_decay) if training.ema_decay else None
-        self.step_count, self.corrected_plan = 0, None
+        self.step_count, self.final_plan = 0, None
         self.refresh_masks()
+        if training.hypernetwork_steps == 0:
+            self.freeze_plan()
 
     # --- the two tables -------------------------------------------------------------------------------------------
 
     def current_plan(self) -> ExpertPlan:
         """The evaluation-mode plan of Phi now; after T_end, the plan that the backbone is fine-tuned for."""
-        if self.corrected_plan is not None:
-            return self.corrected_plan
+        if self.final_plan is not None:
+            return self.final_plan
         return self.net.plan(self.backbone, self.e_t, target_ratio=self.params.loss.target_ratio,
                              denominator=self.params.cost.denominator)
 
     def refresh_masks(self) -> None:
         """Evaluation-mode masks for the backbone phase (Algorithm 1): no noise, round and argmax."""
-        training = self.params.training
         plan = self.current_plan()
-        if self.step_count >= training.hypernetwork_steps and training.correct_ratio and self.corrected_plan is None:
-            plan = self.corrected_plan = plan.corrected(self.params.loss.target_ratio)
         self.masks, self.routing, self.ratio = plan.masks, plan.routing, plan.achieved_ratio
+
+    def freeze_plan(self) -> None:
+        """At T_end Phi is done; where asked to, its plan gets the smallest correction that meets the budget."""
+        self.final_plan = self.current_plan()
+        if self.params.training.correct_ratio:
+            self.final_plan = self.final_plan.corrected(self.params.loss.target_ratio)
+        self.refresh_masks()
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float | str]:
         """One iteration of Algorithm 1. Returns a row of history.csv (images/s is filled in by `fit`)."""
-        k, training = self.step_count, self.params.training
-        accelerator = self.accelerator
-        batch = self.batches.batch(k, accelerator.process_index, accelerator.num_processes)
-        noised = self.objective.noise(batch)
-        taught = self.objective.teach(noised)  # one teacher pass serves both phases
-        row: dict[str, float | str] = {"step": k + 1, "phase": "backbone"}
-        if k < training.hypernetwork_steps:
-            row |= self.hypernetwork_phase(noised, taught) | {"phase": "joint"}
+        k, joint = self.step_count, self.step_count < self.params.training.hypernetwork_steps
+        batch = self.batches.batch(k, self.accelerator.process_index, self.accelerator.num_processes)
+        row: dict[str, float | str] = {"step": k + 1, "phase": "joint" if joint else "backbone"}
+        if self.params.training.execution == "reference":
+            row |= self.reference_step(batch, joint)
+        else:
+            noised = self.objective.noise(batch)
+            taught = self.objective.teach(noised)  # one teacher pass serves both phases
+            row |= self.hypernetwork_phase(noised, taught) if joint else {}
+            row |= self.backbone_phase(noised, taught)
         self.step_count += 1
-        if k < training.hypernetwork_steps:
-            self.refresh_masks()
-        row |= self.backbone_phase(noised, taught)
+        if self.step_count == self.params.training.hypernetwork_steps:
+            self.freeze_plan()
         return row | {"ratio": self.ratio, "experts_used": len(self.routing.unique()),
                       "learning_rate": self.schedules["theta"].get_last_lr()[0],
                       "hypernetwork_learning_rate": self.schedules["phi"].get_last_lr()[0]}
+
+    def reference_step(self, batch: Batch, joint: bool) -> dict[str, float]:
+        """The authors' procedure, to compare with: backbone first, dense masks, and for each phase its own noise,
+        timesteps and teacher pass."""
+        noised = self.objective.noise(batch)
+        row = self.backbone_phase(noised, self.objective.teach(noised))
+        if joint:
+            random = generator(self.params.run.seed, self.step_count, 2)
+            again = Batch(batch.latents, torch.randn(batch.noise.shape, generator=random), batch.text,
+                          torch.randint(self.backbone.num_train_timesteps, batch.timesteps.shape, generator=random))
+            noised = self.objective.noise(again)
+            row |= self.hypernetwork_phase(noised, self.objective.teach(noised))
+        return row
 
     def hypernetwork_phase(self, noised: Noised, taught: tuple) -> dict[str, float]:
         """Phi by L_H = L_perf + lambda_ratio L_ratio + lambda_balance L_balance; theta frozen (paper §3.3)."""
@@ -102,6 +123,7 @@ class Trainer:
         total = performance["L_U"] + weights.ratio * ratio + weights.balance * balance
         total.backward()
         self.update("phi", self.phi)
+        self.refresh_masks()
         for parameter in self.theta:
             parameter.requires_grad_(True)
         return {"L_H": total.item(), "L_perf": performance["L_U"].item(), "L_ratio": ratio.item(),
@@ -156,7 +178,7 @@ class Trainer:
                    **{f"optimizer_{name}": checkpoints.flatten_optimizer(o) for name, o in self.optimizers.items()}}
         if self.ema:
             tensors["ema"] = {str(i): shadow for i, shadow in enumerate(self.ema.shadow_params)}
-        if self.corrected_plan is not None:
+        if self.final_plan is not None:
             tensors["plan"] = {"masks": self.masks, "routing": self.routing}
         checkpoints.save(folder, self.step_count, tensors, {
             "params": {name: self.params.dump()[name] for name in TRAINING_SECTIONS},
@@ -184,5 +206,5 @@ class Trainer:
             self.ema.optimization_step = state["step"]
         self.step_count = state["step"]
         if "plan" in tensors:
-            self.corrected_plan = replace(self.current_plan(), **tensors["plan"])
+            self.final_plan = replace(self.current_plan(), **tensors["plan"])
         self.refresh_masks()

@@ -1,8 +1,9 @@
 """Prunable layers and MACs: facts of SD2.1 on the meta device, structure at small widths."""
 import pytest
 import torch
-from alter_lib.backbones import architecture_hash, load_backbone
+from alter_lib.backbones import architecture_hash, load_backbone, wrap
 from alter_lib.params import Cost
+from tiny_sd_pipeline import tiny_pipeline
 
 
 @pytest.fixture(scope="module", params=[
@@ -47,7 +48,8 @@ def test_architecture_hash_ignores_what_does_not_shape_tensors():
     assert architecture_hash(same) == backbone.architecture_hash != architecture_hash(wider)
 
 
-def test_timestep_embeddings_are_one_frozen_row_a_timestep(tiny_backbone):
+def test_timestep_embeddings_are_one_frozen_row_a_timestep():
+    tiny_backbone = wrap(tiny_pipeline())
     widths = {"sinusoidal": 8, "embedded": 32, "slow_cosines": 16}
     for source, width in widths.items():
         table = tiny_backbone.timestep_embeddings(source)

@@ -39,9 +39,10 @@ def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tu
 
 @torch.no_grad()
 def encode_text(pipeline: StableDiffusionPipeline, captions: list[str]) -> torch.Tensor:
-    """Text encoder states [N, tokens, D]."""
-    chunks = [captions[i:i + 256] for i in range(0, len(captions), 256)]
-    return torch.cat([pipeline.encode_prompt(chunk, pipeline.text_encoder.device, 1, False)[0].cpu() for chunk in chunks])
+    """Text encoder states [N, tokens, D]; a caption that is longer than the encoder's context is cut off."""
+    tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    encoder = pipeline.text_encoder
+    return torch.cat([encoder(chunk.to(encoder.device)).last_hidden_state.cpu() for chunk in tokens.split(256)])
 
 
 class EmojiBatches:

@@ -95,7 +95,8 @@ def measure_alter(
     params: Params, protocol: Protocol, judge: Judge, backbone: Backbone, plan: ExpertPlan
 ) -> tuple[dict[int, Measured], dict[int, np.ndarray]]:
     """Figures and images of the artefact, by number of steps."""
-    pipeline = load_pipeline(params.run_folder / "alter").to(backbone.denoiser.device)
+    denoiser = backbone.denoiser
+    pipeline = load_pipeline(params.run_folder / "alter", dtype=denoiser.dtype).to(denoiser.device)
     pipeline.set_progress_bar_config(disable=True)
     identity = {key: plan.to_dict()[key] for key in ("experts", "routing")}
     pictures = {}

@@ -82,7 +82,7 @@ def execute(notebook: Notebook, params: Params, output: Path) -> None:
             kernel_name="python3",
             cwd=notebook.path.parent,
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its notes on transport and interrupts aren't for users
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # no notes on transport and interrupts
         )
     except papermill.PapermillExecutionError as error:
         first = (error.source.strip().splitlines() or [""])[0]

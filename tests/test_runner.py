@@ -100,7 +100,7 @@ def test_a_failure_is_told_and_the_next_run_goes_on_there(project: Project, caps
     assert project.main() == runner.FAILED
     out, err = capsys.readouterr()
     assert "[2/2] 02_second" in out and "failed after" in out
-    assert re.search(r"02_second: cell In \[3\] \(y = 2 \+\\\): NameError: name 'undefined_name' is not defined", err)
+    assert err.startswith("02_second: cell In [4] (y = 2 +\\): NameError: name 'undefined_name' is not defined\n")
     partial = project.run / "notebooks" / "02_second.partial.ipynb"
     assert str(partial) in err and "undefined_name" in partial.read_text()
     assert not (project.run / "notebooks" / "02_second.ipynb").exists() and not (project.run / "report.html").exists()

@@ -16,7 +16,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 lab: $(READY)
-	$(VENV)/bin/jupyter lab $(ARGS) notebooks
+	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

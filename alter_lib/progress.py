@@ -66,7 +66,7 @@ def about(seconds: float | None) -> str:
 def earlier_seconds(state: RunState) -> dict[str, float]:
     """Seconds of each notebook in this run's folder, or else in the committed run of the same name."""
     known = {}
-    for path in (ROOT / "results" / state.folder.name / "notebooks").glob("*.ipynb"):
+    for path in (ROOT / "results" / state.folder.name).rglob("*.ipynb"):
         known[path.stem] = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
     known.update({stem: entry["seconds"] for stem, entry in state.entries.items() if "seconds" in entry})
     return {stem: seconds for stem, seconds in known.items() if seconds}

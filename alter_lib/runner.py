@@ -56,6 +56,8 @@ def check_files(params: Params) -> None:
             verified(spec)
         except AssetError as error:
             faults.append(f"backbone.id: {error}")
+    elif resolve(spec).is_dir() and not (resolve(spec) / "model_index.json").is_file():
+        faults.append(f"backbone.id: {spec} has no model_index.json: not a diffusers pipeline folder")
     elif (spec.count("/") > 1 or spec.startswith((".", "/"))) and not resolve(spec).is_dir():
         faults.append(f"backbone.id: no folder {spec}")
     if figures and not resolve(figures).is_file():

@@ -16,6 +16,7 @@ import pytest
 from alter_lib import runner
 from alter_lib.params import ROOT
 
+NO_INDEX = "has no model_index.json: not a diffusers pipeline folder"
 ARGUMENTS = ["--params", "params/smoke.yaml", "--set", "backbone.id=some/hub-id"]
 
 
@@ -156,6 +157,7 @@ def alive(pid: int) -> bool:
         (["--only", "09"], "notebook '09': unknown; known: 01_first"),
         (["--from", "x"], "notebook 'x': unknown; known: 01_first"),
         (["--set", "backbone.id=/no/where"], "backbone.id: no folder /no/where"),
+        (["--set", "backbone.id=params"], f"backbone.id: params {NO_INDEX}"),
         (["--set", "backbone.id=assets/none"], "backbone.id: assets/none: not listed in assets/MANIFEST.sha256"),
         (["--set", "evaluation.teacher_results=none.json"], "evaluation.teacher_results: no file none.json"),
         (["--set", "training.steps"], "override: training.steps: is not of the form section.key=value"),

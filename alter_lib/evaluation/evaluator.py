@@ -40,11 +40,11 @@ def visited(params: Params, backbone: Backbone, steps: int) -> list[int]:
 def cost_metrics(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> list[Metric]:
     method, convention = "alter" if plan else "teacher", backbone.macs_convention
     total = sampler_macs(params, backbone, steps, plan)
-    metrics = [Metric("total_macs", method, steps, total, unit="MACs/image", macs_convention=convention)]
+    metrics = [Metric("total_macs", method, total, steps, unit="MACs/image", macs_convention=convention)]
     if plan:
         ratios = {"macs_ratio": None, "macs_ratio_visited": visited(params, backbone, steps)}
         costs = CostTable.of(backbone, params.cost.denominator)
-        metrics += [Metric(name, method, steps, plan.macs_ratio(timesteps, costs), unit="share",
+        metrics += [Metric(name, method, plan.macs_ratio(timesteps, costs), steps, unit="share",
                            macs_convention=f"{convention}, of {params.cost.denominator}")
                     for name, timesteps in ratios.items()]  # fmt: skip
     return metrics

@@ -1,6 +1,7 @@
 """Judges sets of images on one protocol: FID-AlexNet, KID-AlexNet and the proxy text scores, each with its interval."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,18 @@ class Measured:
         return next(metric for metric in self.metrics if metric.name == "fid_alexnet")
 
 
+@lru_cache(maxsize=1)
+def reference_features(pixels: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Kept for the process: they are the same in every evaluation."""
+    return image_features(np.frombuffer(pixels, np.uint8).reshape(shape).copy())
+
+
 class Judge:
     """Holds what all sets are measured against; every set is in the order of the protocol's prompts."""
 
     def __init__(self, protocol: Protocol, evaluation: Evaluation, sampling_seed: int):
         self.protocol, self.evaluation, self.sampling_seed = protocol, evaluation, sampling_seed
-        self.reference = image_features(protocol.reference)
+        self.reference = reference_features(protocol.reference.tobytes(), protocol.reference.shape)
         self.moments = Moments.of(self.reference)
         self.texts = text_embeddings(list(protocol.prompts))
 
@@ -84,5 +91,5 @@ class Judge:
 def fid_ratio(a: Measured, b: Measured) -> Metric:
     """FID-AlexNet of `a` over that of `b`, with the paired interval. Both at the same prompts."""
     pair = bootstrap.ratio_interval(a.fid.value, a.fid_replicates, b.fid.value, b.fid_replicates)
-    return Metric("fid_alexnet_ratio", a.fid.method, a.fid.steps, a.fid.value / b.fid.value, a.fid.n, a.fid.seed, pair,
+    return Metric("fid_alexnet_ratio", a.fid.method, a.fid.value / b.fid.value, a.fid.steps, a.fid.n, a.fid.seed, pair,
                   extractor=EXTRACTOR, against=f"{b.fid.method}@{b.fid.steps}")  # fmt: skip

@@ -18,8 +18,8 @@ class Metric:
 
     name: str
     method: str
-    steps: int | None
     value: float
+    steps: int | None = None
     n: int | None = None
     seed: int | None = None
     interval: tuple[float, float] | None = None

@@ -10,6 +10,7 @@ faded and made noisy, never mirrored: captions speak of left and right.
 import argparse
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def train(model: CLIPModel, tokenizer: Tokenizer, steps: int) -> None:
     (rows, images), (held_out_rows, held_out) = rows_and_images("train"), rows_and_images("test")
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1.0, (k + 1) / WARMUP) * (0.51 + 0.49 * np.cos(np.pi * min(k / steps, 1.0))))
+        optimizer, lambda k: min(1.0, (k + 1) / WARMUP) * (0.51 + 0.49 * math.cos(math.pi * min(k / steps, 1.0))))
     log, first = HERE / "log.csv", 0
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if STATE.exists():

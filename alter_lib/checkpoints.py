@@ -1,4 +1,5 @@
 """Training checkpoints: safetensors and JSON in one folder a step, written whole or not at all."""
+
 import json
 import os
 import shutil
@@ -12,8 +13,11 @@ KEEP = 2  # the previous one serves when the last is damaged
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """AdamW's moments and step counts as `index.name` tensors."""
-    return {f"{index}.{name}": torch.as_tensor(value).contiguous()
-            for index, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
+    return {
+        f"{index}.{name}": torch.as_tensor(value).contiguous()
+        for index, slots in optimizer.state_dict()["state"].items()
+        for name, value in slots.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -30,7 +34,9 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], s
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, values in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors"
+        )
     (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
@@ -46,4 +52,6 @@ def complete(folder: Path) -> list[Path]:
 
 def load(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     """The tensors by file name and state.json of one checkpoint."""
-    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads((path / "state.json").read_text())
+    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads(
+        (path / "state.json").read_text()
+    )

@@ -1,4 +1,5 @@
-"""Discrete sampling with gradients (paper B.3): straight-through Gumbel-sigmoid and Gumbel-softmax, and their variants."""
+"""Discrete sampling with gradients (paper B.3): straight-through Gumbel-sigmoid and -softmax, and their variants."""
+
 import torch
 
 NOISES = ("gumbel", "logistic")
@@ -11,8 +12,13 @@ def gumbel(shape: torch.Size, generator: torch.Generator | None = None) -> torch
     return -torch.log(-torch.log(uniform)).float()
 
 
-def relaxed_masks(logits: torch.Tensor, temperature: float = 0.4, offset: float = 4.0, noise: str | None = "gumbel",
-                  generator: torch.Generator | None = None) -> torch.Tensor:
+def relaxed_masks(
+    logits: torch.Tensor,
+    temperature: float = 0.4,
+    offset: float = 4.0,
+    noise: str | None = "gumbel",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """y = sigmoid((L + g + b_g) / tau_g), same shape as the logits [N_e, N_L] (paper B.3).
 
     noise: `gumbel` (one variable, as printed), `logistic` (the difference of two: the exact binary Concrete) or None
@@ -26,8 +32,13 @@ def relaxed_masks(logits: torch.Tensor, temperature: float = 0.4, offset: float 
     return torch.sigmoid((logits + g + offset) / temperature)
 
 
-def relaxed_routing(logits: torch.Tensor, temperature: float = 0.4, offset: float = 0.0, noise: bool = True,
-                    generator: torch.Generator | None = None) -> torch.Tensor:
+def relaxed_routing(
+    logits: torch.Tensor,
+    temperature: float = 0.4,
+    offset: float = 0.0,
+    noise: bool = True,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """y = softmax((L + G + b_r) / tau_r) over the experts, [T, N_e] (paper B.3)."""
     g = gumbel(logits.shape, generator).to(logits) if noise else 0.0
     return torch.softmax((logits + g + offset) / temperature, dim=-1)

@@ -1,4 +1,5 @@
 """H_Phi: the expert generator and the temporal router (paper §3.2, B.1, Tables 5 and 6)."""
+
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 class Decisions(NamedTuple):
     """masks [N_e, N_L] and routing [T, N_e] (rows one-hot, or soft), both differentiable."""
+
     masks: torch.Tensor
     routing: torch.Tensor
 
@@ -23,7 +25,9 @@ class Decisions(NamedTuple):
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Linear -> LayerNorm -> ReLU -> Linear without bias (Tables 5 and 6)."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs, bias=False))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs, bias=False)
+    )
 
 
 class ExpertGenerator(nn.Module):
@@ -64,10 +68,22 @@ class Hypernetwork(nn.Module):
         noise: `gumbel` as printed, or `logistic`, the exact binary Concrete.
     """
 
-    def __init__(self, num_experts: int, num_layers: int, timestep_embed_dim: int, *, input_dim: int = 64,
-                 expert_hidden_dim: int = 256, router_hidden_dim: int = 64, estimator: str = "straight_through",
-                 noise: str = "gumbel", mask_temperature: float = 0.4, mask_offset: float = 4.0,
-                 router_temperature: float = 0.4, router_offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_experts: int,
+        num_layers: int,
+        timestep_embed_dim: int,
+        *,
+        input_dim: int = 64,
+        expert_hidden_dim: int = 256,
+        router_hidden_dim: int = 64,
+        estimator: str = "straight_through",
+        noise: str = "gumbel",
+        mask_temperature: float = 0.4,
+        mask_offset: float = 4.0,
+        router_temperature: float = 0.4,
+        router_offset: float = 0.0,
+    ) -> None:
         super().__init__()
         self.generator = ExpertGenerator(num_experts, num_layers, input_dim, expert_hidden_dim)
         self.router = TemporalRouter(timestep_embed_dim, num_experts, router_hidden_dim)
@@ -81,8 +97,9 @@ class Hypernetwork(nn.Module):
         s = estimators.relaxed_routing(self.router(e_t), self.router_temperature, self.router_offset, True, random)
         if self.estimator == "soft":
             return Decisions(y, s)
-        return Decisions(estimators.straight_through(estimators.binary(y), y),
-                         estimators.straight_through(estimators.one_hot(s), s))
+        return Decisions(
+            estimators.straight_through(estimators.binary(y), y), estimators.straight_through(estimators.one_hot(s), s)
+        )
 
     def evaluate(self, e_t: torch.Tensor, gradient: str = "sigmoid") -> Decisions:
         """Evaluation mode: no noise, round and argmax; hard values that carry a gradient for L_ratio.
@@ -93,8 +110,10 @@ class Hypernetwork(nn.Module):
         logits = self.generator()
         y = estimators.relaxed_masks(logits, self.mask_temperature, self.mask_offset, None)
         s = estimators.relaxed_routing(self.router(e_t), self.router_temperature, self.router_offset, False)
-        return Decisions(estimators.straight_through(estimators.binary(y), logits if gradient == "identity" else y),
-                         estimators.straight_through(estimators.one_hot(s), s))
+        return Decisions(
+            estimators.straight_through(estimators.binary(y), logits if gradient == "identity" else y),
+            estimators.straight_through(estimators.one_hot(s), s),
+        )
 
     def plan(self, backbone: "Backbone", e_t: torch.Tensor | None = None, **details: object) -> "ExpertPlan":
         """The two tables that are left at inference: masks [N_e, N_L] and timestep -> expert [T].
@@ -103,6 +122,7 @@ class Hypernetwork(nn.Module):
         target_ratio, denominator, provenance of `ExpertPlan.for_backbone`.
         """
         from .plan import ExpertPlan
+
         with torch.no_grad():
             masks, routing = self.evaluate(backbone.timestep_embeddings() if e_t is None else e_t)
         return ExpertPlan.for_backbone(backbone, masks.cpu().bool(), routing.argmax(-1).cpu(), **details)

@@ -5,6 +5,7 @@ images = pipe("red apple", num_inference_steps=20).images
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_do
 def apply_plan(
     target: DiffusionPipeline | nn.Module,
     plan: ExpertPlan | str | os.PathLike | None = None,
-    compile: bool | str = False,
+    compile: bool | str | Callable = False,
 ) -> None:
     """Make a pipeline (or a bare denoiser) run each timestep's expert: the layers that it leaves out are not called.
 
@@ -36,8 +37,8 @@ def apply_plan(
 
     Args:
         plan: a plan, the path of one, or None for the plan.json beside the loaded weights.
-        compile: True compiles one static graph for each distinct set of active layers on its first use (a string names
-            the torch.compile backend); mixed timesteps in one batch run uncompiled.
+        compile: True compiles one static graph for each distinct set of active layers on its first use (or names
+            the backend of torch.compile); mixed timesteps in one batch run uncompiled.
     Raises PlanError where the plan is missing or made for another backbone; the pipeline is then left as it was.
     """
     denoiser = denoiser_of(target)
@@ -81,7 +82,7 @@ def save_pipeline(
 
 
 def load_pipeline(
-    folder_or_hub_id: str | os.PathLike, compile: bool | str = False, **arguments: Any
+    folder_or_hub_id: str | os.PathLike, compile: bool | str | Callable = False, **arguments: Any
 ) -> DiffusionPipeline:
     """The pipeline of a folder or hub repository with its plan applied.
 

@@ -1,5 +1,6 @@
 """Training in several processes from a notebook: `accelerate launch` as a subprocess, since a notebook that has touched
 CUDA can't fork."""
+
 import subprocess
 import sys
 
@@ -16,6 +17,16 @@ def launch_training(params: Params) -> None:
     params.run_folder.mkdir(parents=True, exist_ok=True)
     path = params.run_folder / "launched.yaml"
     path.write_text(yaml.safe_dump(params.dump(), sort_keys=False))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(params.training.num_processes),
-               *(["--cpu"] if params.backbone.device == "cpu" else []), "-m", "alter_lib.training", "--params", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(params.training.num_processes),
+        *(["--cpu"] if params.backbone.device == "cpu" else []),
+        "-m",
+        "alter_lib.training",
+        "--params",
+        str(path),
+    ]
     subprocess.run(command, cwd=ROOT, check=True)

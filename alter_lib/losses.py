@@ -3,6 +3,7 @@
 `mean`: over the elements of a tensor (batch, channels, positions); `sum`: squared norm per sample, mean over the batch.
 L_featKD sums over its blocks in both. The paper prints squared norms and does not say how they are reduced.
 """
+
 import torch
 
 
@@ -12,7 +13,9 @@ def squared_error(a: torch.Tensor, b: torch.Tensor, reduction: str = "mean") -> 
     return error.mean() if reduction == "mean" else error.flatten(1).sum(1).mean()
 
 
-def feature_distillation(teacher: list[torch.Tensor], student: list[torch.Tensor], reduction: str = "mean") -> torch.Tensor:
+def feature_distillation(
+    teacher: list[torch.Tensor], student: list[torch.Tensor], reduction: str = "mean"
+) -> torch.Tensor:
     """L_featKD = sum over blocks k of ||f_T^k - f_S^k||^2 (paper §3.3)."""
     return torch.stack([squared_error(t, s, reduction) for t, s in zip(teacher, student, strict=True)]).sum()
 

@@ -1,4 +1,5 @@
 """L_U: what a pruned denoiser has to reproduce (paper §3.3), from one noised batch and one teacher pass."""
+
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class FeatureTap:
 @dataclass(frozen=True)
 class Noised:
     """x_t and the training target [B, C, h, w], the conditions, timesteps on the CPU and on the device."""
+
     x_t: torch.Tensor
     target: torch.Tensor
     text: torch.Tensor
@@ -47,7 +49,7 @@ class Objective:
         self.taps = {network: FeatureTap(network) for network in (teacher, student)}
 
     def noise(self, batch: Batch) -> Noised:
-        """x_t and the target that the checkpoint was trained on: epsilon, v or x_0 by the scheduler's prediction_type."""
+        """x_t and the checkpoint's training target: epsilon, v or x_0 by the scheduler's prediction_type."""
         device = self.student.device
         latents, noise = batch.latents.to(device), batch.noise.to(device)
         timesteps = batch.timesteps.to(device)

@@ -3,6 +3,7 @@
 Every prunable layer computes x_out = (1 - m_l) x_in + m_l f_l(x_in) (paper §3.1). `forward` is replaced on the module
 instances, so that state-dict keys stay and other hooks go on working; leaving the context takes everything off again.
 """
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,13 +16,13 @@ Forward = Callable[..., object]
 
 
 def identity_part(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """What a skipped layer passes on [B, C_out, h, w]: a decoder resnet reads concat(hidden, encoder skip), and the hidden
-    part comes first (paper B.4)."""
+    """What a skipped layer passes on [B, C_out, h, w]: a decoder resnet reads concat(hidden, encoder skip), and the
+    hidden part comes first (paper B.4)."""
     return hidden[:, : module.out_channels] if isinstance(module, ResnetBlock2D) else hidden
 
 
 def repack(module: nn.Module, value: torch.Tensor, keywords: dict) -> object:
-    """The layer's own return type around a tensor: resnets return it bare, transformer modules in a tuple or an output."""
+    """The layer's own return type around a tensor: resnets return it bare, transformers in a tuple or an output."""
     if isinstance(module, ResnetBlock2D):
         return value
     return Transformer2DModelOutput(sample=value) if keywords.get("return_dict", True) else (value,)
@@ -56,7 +57,9 @@ def masked_forward(module: nn.Module, forward: Forward, m: torch.Tensor, argumen
     return repack(module, (1 - m) * x_in + m * unpack(forward(*arguments, **keywords)), keywords)
 
 
-def sub_batch_forward(module: nn.Module, forward: Forward, rows: torch.Tensor, arguments: tuple, keywords: dict) -> object:
+def sub_batch_forward(
+    module: nn.Module, forward: Forward, rows: torch.Tensor, arguments: tuple, keywords: dict
+) -> object:
     """The layer on the samples `rows` whose mask is 1, the identity on the others: gather, run, scatter."""
     hidden = arguments[0]
     if len(rows) == len(hidden):
@@ -67,8 +70,15 @@ def sub_batch_forward(module: nn.Module, forward: Forward, rows: torch.Tensor, a
     return repack(module, x_in.index_copy(0, rows, run_rows(forward, arguments, keywords, rows, len(hidden))), keywords)
 
 
-def straight_through_forward(module: nn.Module, forward: Forward, m: torch.Tensor, on: torch.Tensor, off: torch.Tensor,
-                             arguments: tuple, keywords: dict) -> object:
+def straight_through_forward(
+    module: nn.Module,
+    forward: Forward,
+    m: torch.Tensor,
+    on: torch.Tensor,
+    off: torch.Tensor,
+    arguments: tuple,
+    keywords: dict,
+) -> object:
     """masked_forward for hard m, with no graph through f on the samples that it masks out.
 
     d x_out / d m = f(x) - x needs the value of f on every sample; d x_out / d x passes through f only where m = 1. So
@@ -88,7 +98,9 @@ def straight_through_forward(module: nn.Module, forward: Forward, m: torch.Tenso
 
 
 @contextmanager
-def replaced_forwards(modules: Sequence[nn.Module], wrappers: Sequence[Callable[[nn.Module, Forward], Forward]]) -> Iterator[None]:
+def replaced_forwards(
+    modules: Sequence[nn.Module], wrappers: Sequence[Callable[[nn.Module, Forward], Forward]]
+) -> Iterator[None]:
     """`module.forward` replaced on each instance inside the context, and whatever stood there before put back."""
     before = [vars(module).get("forward") for module in modules]
     for module, wrapper in zip(modules, wrappers, strict=True):
@@ -103,24 +115,34 @@ def replaced_forwards(modules: Sequence[nn.Module], wrappers: Sequence[Callable[
 
 
 def masked(modules: Sequence[nn.Module], masks: torch.Tensor) -> object:
-    """Context: layer l runs under masks[:, l]; masks [B, N_L] in [0, 1], differentiable (simulated skip, paper §3.1)."""
+    """Context: layer l runs under masks[:, l] in [0, 1], [B, N_L], differentiable (simulated skip, paper §3.1)."""
     columns = masks.unbind(1)
-    return replaced_forwards(modules, [
-        lambda module, forward, m=m: lambda *a, **k: masked_forward(module, forward, m, a, k) for m in columns])
+    return replaced_forwards(
+        modules,
+        [lambda module, forward, m=m: lambda *a, **k: masked_forward(module, forward, m, a, k) for m in columns],
+    )
 
 
 def sub_batch(modules: Sequence[nn.Module], masks: torch.Tensor) -> object:
-    """Context: layer l runs only on the samples with masks[:, l] = 1; masks [B, N_L] bool on the CPU (no device sync)."""
+    """Context: layer l runs on the samples with masks[:, l] = 1 alone; [B, N_L] bool on the CPU (no device sync)."""
     device = next(modules[0].parameters()).device
     rows = [column.nonzero()[:, 0].to(device, non_blocking=True) for column in masks.unbind(1)]
-    return replaced_forwards(modules, [
-        lambda module, forward, r=r: lambda *a, **k: sub_batch_forward(module, forward, r, a, k) for r in rows])
+    return replaced_forwards(
+        modules,
+        [lambda module, forward, r=r: lambda *a, **k: sub_batch_forward(module, forward, r, a, k) for r in rows],
+    )
 
 
 def straight_through(modules: Sequence[nn.Module], masks: torch.Tensor, hard: torch.Tensor) -> object:
-    """Context: as `masked` for 0/1 masks [B, N_L] that carry a straight-through gradient; hard: their values, bool, on the CPU."""
+    """Context: as `masked` for 0/1 masks [B, N_L] with a straight-through gradient; hard: their values, on the CPU."""
     device = masks.device
     rows = [(column.nonzero()[:, 0].to(device), (~column).nonzero()[:, 0].to(device)) for column in hard.unbind(1)]
-    return replaced_forwards(modules, [
-        lambda module, forward, m=m, on=on, off=off: lambda *a, **k: straight_through_forward(module, forward, m, on, off, a, k)
-        for m, (on, off) in zip(masks.unbind(1), rows, strict=True)])
+    return replaced_forwards(
+        modules,
+        [
+            lambda module, forward, m=m, on=on, off=off: (
+                lambda *a, **k: straight_through_forward(module, forward, m, on, off, a, k)
+            )
+            for m, (on, off) in zip(masks.unbind(1), rows, strict=True)
+        ],
+    )

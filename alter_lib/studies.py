@@ -3,11 +3,12 @@
 Each returns a data frame; notebook 02 shows them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from . import estimators, losses
@@ -88,23 +89,33 @@ def hypernetwork(params: Params, backbone: Backbone) -> tuple[Hypernetwork, torc
 
 
 def ratio_trial(params: Params, backbone: Backbone, steps: int, masks: str, gradient: str = "sigmoid") -> pd.DataFrame:
-    """Update the hypernetwork `steps` times by L_ratio alone; rows: step, ratio (of the plan), sampled_ratio.
+    """Update the hypernetwork `steps` times by L_ratio alone, at the run's rate and schedule.
 
     masks: `sampled` (L_ratio on sampled masks, as printed) or `evaluation` (on noise-free ones, with `gradient`).
+    Rows: step, ratio (of the plan), sampled_ratio, gradient (root mean square of d L_ratio / d L over the mask logits).
     """
     net, e_t = hypernetwork(params, backbone)
     optimizer = torch.optim.AdamW(net.parameters(), params.training.hypernetwork_learning_rate)
+    kind = {"constant": "constant_with_warmup"}.get(params.training.schedule, params.training.schedule)
+    warmup = min(params.training.warmup_steps, steps)
+    schedule = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     costs = torch.tensor([float(layer.macs) for layer in backbone.layers])
     fixed = float(backbone.fixed_macs) if params.cost.denominator == "total" else 0.0
     random = torch.Generator().manual_seed(params.run.seed)
+    logits: list[torch.Tensor] = []
+    net.generator.register_forward_hook(lambda _module, _inputs, output: logits.append(output))
 
-    def rows() -> Iterator[tuple[int, float, float]]:
-        for step in tqdm(range(1, steps + 1), desc=f"L_ratio on {masks} masks, {gradient}", leave=False):
-            sampled, evaluated = net.sample(e_t, random), net.evaluate(e_t, gradient)
-            shares = [losses.active_share(d.routing @ d.masks, costs, fixed).mean() for d in (evaluated, sampled)]
-            yield step, shares[0].item(), shares[1].item()
-            losses.ratio_loss(shares[masks == "sampled"], params.loss.target_ratio).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    def update() -> tuple[float, float, float]:
+        logits.clear()
+        evaluated, sampled = net.evaluate(e_t, gradient), net.sample(e_t, random)
+        shares = [losses.active_share(d.routing @ d.masks, costs, fixed).mean() for d in (evaluated, sampled)]
+        steered = logits[masks == "sampled"]
+        steered.retain_grad()
+        losses.ratio_loss(shares[masks == "sampled"], params.loss.target_ratio).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return shares[0].item(), shares[1].item(), steered.grad.square().mean().sqrt().item()
 
-    return pd.DataFrame(rows(), columns=["step", "ratio", "sampled_ratio"])
+    bar = tqdm(range(1, steps + 1), desc=f"L_ratio on {masks} masks, {gradient}", leave=False)
+    return pd.DataFrame([(step, *update()) for step in bar], columns=["step", "ratio", "sampled_ratio", "gradient"])

@@ -115,15 +115,13 @@ def quality_table(result: EvaluationResult) -> pd.DataFrame:
 
 def artefact_sizes(folder: Path, plan: ExpertPlan, denoiser: nn.Module) -> pd.DataFrame:
     """What the artefact weighs: files by component in MB, parameters of the denoiser by how many experts run them."""
-    rows = [(path.relative_to(folder).as_posix(), path.stat().st_size / 1e6, "MB on disk")
-            for path in sorted(folder.rglob("*")) if path.suffix == ".safetensors" or path.name == "plan.json"]  # fmt: skip
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix == ".safetensors" or path.name == "plan.json"]
+    rows = [(path.relative_to(folder).as_posix(), path.stat().st_size / 1e6, "MB on disk") for path in files]
     counts = [parameters(denoiser.get_submodule(name)) for name in plan.layer_names]
     used = plan.masks[plan.routing.unique()].sum(0).tolist()
     in_use = len(plan.routing.unique())
-    for label, wanted in (
-        (f"layers that all {in_use} experts in use run", in_use),
-        ("layers that no expert in use runs", 0),
-    ):
+    labels = {in_use: f"layers that all {in_use} experts in use run", 0: "layers that no expert in use runs"}
+    for wanted, label in labels.items():
         share = sum(count for count, times in zip(counts, used, strict=True) if times == wanted) / parameters(denoiser)
         rows.append((label, 100 * share, "% of the denoiser's parameters"))
     return pd.DataFrame(rows, columns=["what", "size", "unit"]).set_index("what")

@@ -1,4 +1,5 @@
-"""One step of Algorithm 1, and the state that it changes: theta (the student), Phi (the hypernetwork), their optimizers."""
+"""One step of Algorithm 1 and the state that it changes: theta (the student), Phi (the hypernetwork), optimizers."""
+
 import copy
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -36,18 +37,29 @@ class Trainer:
         self.layer_macs = torch.tensor([float(layer.macs) for layer in self.backbone.layers], device=device)
         self.fixed_macs = float(self.backbone.fixed_macs) if params.cost.denominator == "total" else 0.0
         self.e_t = self.backbone.timestep_embeddings(params.hypernetwork.timestep_embedding)  # frozen: the teacher's
-        options = params.hypernetwork.model_dump(exclude={"num_experts", "timestep_embedding", "ratio_masks", "ratio_gradient"})
-        self.net = Hypernetwork(params.hypernetwork.num_experts, len(self.modules), self.e_t.shape[1], **options).to(device)
+        options = params.hypernetwork.model_dump(
+            exclude={"num_experts", "timestep_embedding", "ratio_masks", "ratio_gradient"}
+        )
+        self.net = Hypernetwork(params.hypernetwork.num_experts, len(self.modules), self.e_t.shape[1], **options).to(
+            device
+        )
         self.batches = EmojiBatches(self.backbone.pipeline, params.data, training.batch_size, params.run.seed)
         self.theta, self.phi = list(self.student.parameters()), list(self.net.parameters())
         self.optimizers = {
             "theta": torch.optim.AdamW(self.theta, training.learning_rate, weight_decay=training.weight_decay),
-            "phi": torch.optim.AdamW(self.phi, training.hypernetwork_learning_rate, weight_decay=training.weight_decay)}
+            "phi": torch.optim.AdamW(self.phi, training.hypernetwork_learning_rate, weight_decay=training.weight_decay),
+        }
         lengths = {"theta": training.steps, "phi": training.hypernetwork_steps}
         kind = "constant_with_warmup" if training.schedule == "constant" else training.schedule
-        self.schedules = {name: get_scheduler(kind, optimizer, num_warmup_steps=min(training.warmup_steps, lengths[name]),
-                                              num_training_steps=lengths[name])
-                          for name, optimizer in self.optimizers.items()}
+        self.schedules = {
+            name: get_scheduler(
+                kind,
+                optimizer,
+                num_warmup_steps=min(training.warmup_steps, lengths[name]),
+                num_training_steps=lengths[name],
+            )
+            for name, optimizer in self.optimizers.items()
+        }
         self.ema = EMAModel(self.theta, decay=training.ema_decay) if training.ema_decay else None
         self.step_count, self.final_plan = 0, None
         self.refresh_masks()
@@ -60,8 +72,12 @@ class Trainer:
         """The evaluation-mode plan of Phi now; after T_end, the plan that the backbone is fine-tuned for."""
         if self.final_plan is not None:
             return self.final_plan
-        return self.net.plan(self.backbone, self.e_t, target_ratio=self.params.loss.target_ratio,
-                             denominator=self.params.cost.denominator)
+        return self.net.plan(
+            self.backbone,
+            self.e_t,
+            target_ratio=self.params.loss.target_ratio,
+            denominator=self.params.cost.denominator,
+        )
 
     def refresh_masks(self) -> None:
         """Evaluation-mode masks for the backbone phase (Algorithm 1): no noise, round and argmax."""
@@ -92,9 +108,12 @@ class Trainer:
         self.step_count += 1
         if self.step_count == self.params.training.hypernetwork_steps:
             self.freeze_plan()
-        return row | {"ratio": self.ratio, "experts_used": len(self.routing.unique()),
-                      "learning_rate": self.schedules["theta"].get_last_lr()[0],
-                      "hypernetwork_learning_rate": self.schedules["phi"].get_last_lr()[0]}
+        return row | {
+            "ratio": self.ratio,
+            "experts_used": len(self.routing.unique()),
+            "learning_rate": self.schedules["theta"].get_last_lr()[0],
+            "hypernetwork_learning_rate": self.schedules["phi"].get_last_lr()[0],
+        }
 
     def reference_step(self, batch: Batch, joint: bool) -> dict[str, float]:
         """The authors' procedure, to compare with: backbone first, dense masks, and for each phase its own noise,
@@ -103,8 +122,12 @@ class Trainer:
         row = self.backbone_phase(noised, self.objective.teach(noised))
         if joint:
             random = generator(self.params.run.seed, self.step_count, 2)
-            again = Batch(batch.latents, torch.randn(batch.noise.shape, generator=random), batch.text,
-                          torch.randint(self.backbone.num_train_timesteps, batch.timesteps.shape, generator=random))
+            again = Batch(
+                batch.latents,
+                torch.randn(batch.noise.shape, generator=random),
+                batch.text,
+                torch.randint(self.backbone.num_train_timesteps, batch.timesteps.shape, generator=random),
+            )
             noised = self.objective.noise(again)
             row |= self.hypernetwork_phase(noised, self.objective.teach(noised))
         return row
@@ -117,7 +140,9 @@ class Trainer:
         decisions = self.net.sample(self.e_t, generator(self.params.run.seed, self.step_count, 1))
         masks = decisions.at(noised.device_timesteps)
         performance = self.objective.performance(noised, taught, self.differentiable(masks))
-        steered = self.net.evaluate(self.e_t, options.ratio_gradient) if options.ratio_masks == "evaluation" else decisions
+        steered = (
+            self.net.evaluate(self.e_t, options.ratio_gradient) if options.ratio_masks == "evaluation" else decisions
+        )
         ratio = losses.ratio_loss(self.active(steered), weights.target_ratio)
         balance = losses.balance_loss(self.net.router(self.e_t))
         total = performance["L_U"] + weights.ratio * ratio + weights.balance * balance
@@ -126,8 +151,13 @@ class Trainer:
         self.refresh_masks()
         for parameter in self.theta:
             parameter.requires_grad_(True)
-        return {"L_H": total.item(), "L_perf": performance["L_U"].item(), "L_ratio": ratio.item(),
-                "L_balance": balance.item(), "sampled_ratio": self.active(decisions).item()}
+        return {
+            "L_H": total.item(),
+            "L_perf": performance["L_U"].item(),
+            "L_ratio": ratio.item(),
+            "L_balance": balance.item(),
+            "sampled_ratio": self.active(decisions).item(),
+        }
 
     def backbone_phase(self, noised: Noised, taught: tuple) -> dict[str, float]:
         """theta by L_U under evaluation-mode masks; Phi frozen (paper §3.3)."""
@@ -174,24 +204,36 @@ class Trainer:
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        tensors = {"student": self.student.state_dict(), "hypernetwork": self.net.state_dict(),
-                   **{f"optimizer_{name}": checkpoints.flatten_optimizer(o) for name, o in self.optimizers.items()}}
+        tensors = {
+            "student": self.student.state_dict(),
+            "hypernetwork": self.net.state_dict(),
+            **{f"optimizer_{name}": checkpoints.flatten_optimizer(o) for name, o in self.optimizers.items()},
+        }
         if self.ema:
             tensors["ema"] = {str(i): shadow for i, shadow in enumerate(self.ema.shadow_params)}
         if self.final_plan is not None:
             tensors["plan"] = {"masks": self.masks, "routing": self.routing}
-        checkpoints.save(folder, self.step_count, tensors, {
-            "params": {name: self.params.dump()[name] for name in TRAINING_SECTIONS},
-            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()}})
+        checkpoints.save(
+            folder,
+            self.step_count,
+            tensors,
+            {
+                "params": {name: self.params.dump()[name] for name in TRAINING_SECTIONS},
+                "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            },
+        )
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. Raises ParamsError, one line a key, where it was made with other params."""
         tensors, state = checkpoints.load(path)
         now = self.params.dump()
-        differing = [f"{path}: made with {section}.{key} = {state['params'][section].get(key)!r}, now {value!r}: "
-                     "set another run.name or remove the run folder"
-                     for section in TRAINING_SECTIONS for key, value in now[section].items()
-                     if (section, key) != ("backbone", "device") and state["params"][section].get(key) != value]
+        differing = [
+            f"{path}: made with {section}.{key} = {state['params'][section].get(key)!r}, now {value!r}: "
+            "set another run.name or remove the run folder"
+            for section in TRAINING_SECTIONS
+            for key, value in now[section].items()
+            if (section, key) != ("backbone", "device") and state["params"][section].get(key) != value
+        ]
         if differing:
             raise ParamsError(differing)
         self.student.load_state_dict(tensors["student"])

@@ -1,8 +1,9 @@
 """`train`: Algorithm 1 from the first step to the artefact, with progress, history, checkpoints and resume.
 
-    python -m alter_lib.training --params params/tiny_sd.yaml --set training.steps=200
-    accelerate launch --cpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml
+python -m alter_lib.training --params params/tiny_sd.yaml --set training.steps=200
+accelerate launch --cpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml
 """
+
 import argparse
 import csv
 import signal
@@ -22,14 +23,31 @@ from .params import Params, ParamsError, add_params_arguments, params_from_argum
 from .plan import ExpertPlan
 from .trainer import Trainer
 
-HISTORY = ("step", "phase", "L_H", "L_perf", "L_ratio", "L_balance", "L_U", "L_denoise", "L_outKD", "L_featKD", "ratio",
-           "sampled_ratio", "experts_used", "learning_rate", "hypernetwork_learning_rate", "images_per_second")
+HISTORY = (
+    "step",
+    "phase",
+    "L_H",
+    "L_perf",
+    "L_ratio",
+    "L_balance",
+    "L_U",
+    "L_denoise",
+    "L_outKD",
+    "L_featKD",
+    "ratio",
+    "sampled_ratio",
+    "experts_used",
+    "learning_rate",
+    "hypernetwork_learning_rate",
+    "images_per_second",
+)
 Callback = Callable[[Trainer, dict], None]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """plan: the final ExpertPlan; folder: runs/<name>; artefact: its alter/; steps in all; seconds of this call."""
+
     plan: ExpertPlan
     folder: Path
     artefact: Path
@@ -50,7 +68,7 @@ def train(params: Params, callback: Callback | None = None) -> TrainingResult:
     fit(trainer, folder, callback)
     if trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
         write_artefact(trainer, artefact)
-        provenance.record(params, folder, wall_times={"training": time.perf_counter() - started})
+        provenance.record(params, folder, wall_seconds={"training": round(time.perf_counter() - started, 1)})
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(trainer.current_plan(), folder, artefact, trainer.step_count, time.perf_counter() - started)
 
@@ -84,8 +102,10 @@ def stop_requests() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM are collected instead of raised: a step is finished before it is saved, or a resumed run would
     not be the uninterrupted one."""
     stops: list[int] = []
-    before = {number: signal.signal(number, lambda received, _frame: stops.append(received))
-              for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda received, _frame: stops.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stops
     finally:

@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 from . import plots
 from .params import Params
 from .plan import ExpertPlan
-from .plots.style import DPI, RED, WIDTH, styled
+from .plots.style import DPI, RED, WIDTH
 from .schedules import visited_timesteps
 from .training import HISTORY
 
@@ -75,7 +75,7 @@ class MaskInspector(widgets.VBox):
         self.plan = plan
         scheduler = pipeline.scheduler if pipeline else None
         self.visited = visited_timesteps(scheduler, scheduler.num_inference_steps or 20) if scheduler else []
-        self._canvas = FigureCanvasAgg(drawn(plan, self.visited))
+        self._canvas = FigureCanvasAgg(plots.overview(plan, self.visited))
         self._canvas.figure.set_dpi(0.7 * DPI)
         self._cursor = Cursor(self._canvas.figure.axes)
         self._canvas.draw()  # once: a move of a slider draws the cursor alone over this picture
@@ -86,15 +86,15 @@ class MaskInspector(widgets.VBox):
             format="png", layout=widgets.Layout(max_width="100%", width=f"{100 * WIDTH:.0f}px")
         )
         self.text = widgets.HTML()
+        self.expert.value = plan.expert(0)
         self.timestep.observe(self._follow, "value")
         self.expert.observe(self._show, "value")
         super().__init__([self.timestep, self.expert, self.picture, self.text])
-        self._follow()
         self._show()
 
     def figure(self, t: int, expert: int | None = None) -> Figure:
         """The picture at timestep `t`, of the expert that serves it or of another."""
-        figure = drawn(self.plan, self.visited)
+        figure = plots.overview(self.plan, self.visited)
         Cursor(figure.axes).move(t, self.plan.expert(t) if expert is None else expert)
         return figure
 
@@ -117,17 +117,6 @@ def slider(name: str, count: int) -> widgets.IntSlider:
     return widgets.IntSlider(
         min=0, max=count - 1, description=name, layout=widgets.Layout(width=f"{100 * WIDTH:.0f}px")
     )
-
-
-@styled
-def drawn(plan: ExpertPlan, visited: Sequence[int]) -> Figure:
-    """Masks over routing, without a cursor."""
-    heights = (1.35 + 0.22 * plan.num_experts, 0.9 + 0.14 * plan.num_experts)
-    figure = Figure((WIDTH, sum(heights)), layout="constrained")
-    above, below = figure.subplots(2, height_ratios=heights)
-    plots.masks(plan, above)
-    plots.routing(plan, below, visited)
-    return figure
 
 
 class Cursor:

@@ -1,17 +1,27 @@
 """Prunable layers and MACs: facts of SD2.1 on the meta device, structure at small widths."""
+
 import pytest
 import torch
-from alter_lib.backbones import architecture_hash, load_backbone, wrap
-from alter_lib.params import Cost
 from tiny_sd_pipeline import tiny_pipeline
 
+from alter_lib.backbones import architecture_hash, load_backbone, wrap
+from alter_lib.params import Cost
 
-@pytest.fixture(scope="module", params=[
-    ("linear+conv", (96, 96), 760.5), ("linear+conv+attention", (96, 96), 1074.6),
-    ("linear+conv", (64, 64), 339.1), ("linear+conv+attention", (64, 64), 402.1)])
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("linear+conv", (96, 96), 760.5),
+        ("linear+conv+attention", (96, 96), 1074.6),
+        ("linear+conv", (64, 64), 339.1),
+        ("linear+conv+attention", (64, 64), 402.1),
+    ],
+)
 def counted(request):
     convention, resolution, gmacs = request.param
-    return load_backbone("sd21", "random", device="meta", cost=Cost(convention=convention, resolution=resolution)), gmacs
+    return load_backbone(
+        "sd21", "random", device="meta", cost=Cost(convention=convention, resolution=resolution)
+    ), gmacs
 
 
 def test_sd21_gmacs_by_both_conventions(counted):
@@ -57,11 +67,14 @@ def test_timestep_embeddings_are_one_frozen_row_a_timestep():
         assert len(table.unique(dim=0)) == 1000
 
 
-@pytest.mark.parametrize("spec, weights, message", [
-    ("no/such/folder/at/all", "pretrained", "backbone.id: no folder no/such/folder/at/all"),
-    ("params", "pretrained", "backbone.id: params has no model_index.json"),
-    ("sd99", "random", "backbone.id: 'sd99' with random weights"),
-])
+@pytest.mark.parametrize(
+    "spec, weights, message",
+    [
+        ("no/such/folder/at/all", "pretrained", "backbone.id: no folder no/such/folder/at/all"),
+        ("params", "pretrained", "backbone.id: params has no model_index.json"),
+        ("sd99", "random", "backbone.id: 'sd99' with random weights"),
+    ],
+)
 def test_bad_backbones_are_named(spec, weights, message):
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         load_backbone(spec, weights)

@@ -1,10 +1,12 @@
 """Estimators (paper B.3) against closed forms and Monte Carlo."""
+
 import math
 
 import torch
-from alter_lib import estimators as e
 from hypothesis import given
 from hypothesis import strategies as st
+
+from alter_lib import estimators as e
 
 LOGITS = st.lists(st.floats(-6, 6), min_size=1, max_size=6).map(torch.tensor)
 
@@ -52,7 +54,9 @@ def test_routing_rows_are_one_hot_and_gradients_pass_through_the_softmax(seed):
     hard = e.straight_through(e.one_hot(y), y)
     assert torch.equal(hard.detach().round(), torch.nn.functional.one_hot(logits.argmax(-1), 4).float())
     (hard * torch.arange(4.0)).sum().backward()
-    expected = torch.autograd.functional.jacobian(lambda x: (torch.softmax(x / 0.4, -1) * torch.arange(4.0)).sum(), logits.detach())
+    expected = torch.autograd.functional.jacobian(
+        lambda x: (torch.softmax(x / 0.4, -1) * torch.arange(4.0)).sum(), logits.detach()
+    )
     torch.testing.assert_close(logits.grad, expected)
 
 

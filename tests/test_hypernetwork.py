@@ -1,5 +1,7 @@
 """Expert generator and router (paper Tables 5, 6)."""
+
 import torch
+
 from alter_lib.hypernetwork import ExpertGenerator, Hypernetwork, TemporalRouter
 
 

@@ -1,11 +1,13 @@
 """Losses (paper §3.3, B.2) against hand calculations."""
+
 import math
 
 import pytest
 import torch
-from alter_lib import losses
 from hypothesis import given
 from hypothesis import strategies as st
+
+from alter_lib import losses
 
 
 def test_squared_error_reductions():

@@ -1,11 +1,13 @@
 """The laws of execution: hard skip = masked forward, sub-batch = masked forward, no-graph trick = plain autograd."""
+
 import pytest
 import torch
-from alter_lib import skipping
-from alter_lib.backbones import unet as adapter
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from alter_lib import skipping
+from alter_lib.backbones import unet as adapter
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
@@ -14,10 +16,18 @@ def small_unet(widths: tuple[int, ...] = (8, 16, 16, 16), groups: int = 4) -> UN
     """SD2.1's block layout at other widths, random weights."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=widths, attention_head_dim=(1, 1, 1, 1),
-        cross_attention_dim=16, use_linear_projection=True, norm_num_groups=groups, layers_per_block=2,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=widths,
+        attention_head_dim=(1, 1, 1, 1),
+        cross_attention_dim=16,
+        use_linear_projection=True,
+        norm_num_groups=groups,
+        layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )
 
 
 UNETS = {widths: small_unet(widths) for widths in ((8, 16, 16, 16), (8, 8, 16, 24), (16, 8, 8, 8))}
@@ -29,8 +39,11 @@ def case(drawn: tuple) -> tuple:
     random = torch.Generator().manual_seed(seed)
     modules = [module for _, _, module in adapter.prunable_layers(UNETS[widths])]
     masks = torch.rand(batch, len(modules), generator=random) < 0.6
-    inputs = (torch.randn(batch, 4, 8, 8, generator=random), torch.randint(1000, (batch,), generator=random),
-              torch.randn(batch, 5, 16, generator=random))
+    inputs = (
+        torch.randn(batch, 4, 8, 8, generator=random),
+        torch.randint(1000, (batch,), generator=random),
+        torch.randn(batch, 5, 16, generator=random),
+    )
     return UNETS[widths], modules, masks, inputs
 
 
@@ -77,9 +90,12 @@ def test_masked_out_modules_are_not_called(widths):
     unet, modules, masks, inputs = case((widths, 3, 2))
     masks[:, ::3] = False
     calls = dict.fromkeys(range(len(modules)), 0)
-    handles = [module.conv1.register_forward_pre_hook(lambda *_, i=i: calls.update({i: calls[i] + 1})) if hasattr(module, "conv1")
-               else module.proj_in.register_forward_pre_hook(lambda *_, i=i: calls.update({i: calls[i] + 1}))
-               for i, module in enumerate(modules)]
+    handles = [
+        module.conv1.register_forward_pre_hook(lambda *_, i=i: calls.update({i: calls[i] + 1}))
+        if hasattr(module, "conv1")
+        else module.proj_in.register_forward_pre_hook(lambda *_, i=i: calls.update({i: calls[i] + 1}))
+        for i, module in enumerate(modules)
+    ]
     with skipping.sub_batch(modules, masks), torch.no_grad():
         unet(*inputs)
     for handle in handles:

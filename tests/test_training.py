@@ -1,4 +1,5 @@
 """Algorithm 1 on a tiny random pipeline and real emoji: resume, execution modes, phases, processes."""
+
 import csv
 import os
 import signal
@@ -8,11 +9,12 @@ import sys
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from tiny_sd_pipeline import tiny_pipeline
+
 from alter_lib import ParamsError, load_params, train
 from alter_lib.params import ROOT
 from alter_lib.trainer import Trainer
-from safetensors.torch import load_file
-from tiny_sd_pipeline import tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +27,22 @@ def pipeline_folder(tmp_path_factory):
 @pytest.fixture
 def params(pipeline_folder, tmp_path):
     def make(name: str = "run", **overrides):
-        return load_params("params/smoke.yaml", {
-            "run.name": name, "run.out": str(tmp_path), "backbone.id": str(pipeline_folder), "backbone.device": "cpu",
-            "data.limit": 24, "training.steps": 6, "training.hypernetwork_steps": 4, "training.batch_size": 4,
-            "training.checkpoint_every": 2, **{key.replace("__", "."): value for key, value in overrides.items()}})
+        return load_params(
+            "params/smoke.yaml",
+            {
+                "run.name": name,
+                "run.out": str(tmp_path),
+                "backbone.id": str(pipeline_folder),
+                "backbone.device": "cpu",
+                "data.limit": 24,
+                "training.steps": 6,
+                "training.hypernetwork_steps": 4,
+                "training.batch_size": 4,
+                "training.checkpoint_every": 2,
+                **{key.replace("__", "."): value for key, value in overrides.items()},
+            },
+        )
+
     return make
 
 
@@ -67,7 +81,9 @@ def test_masked_and_sub_batch_execution_give_the_same_steps(params):
     rows = [[trainer.step() for trainer in trainers] for _ in range(2)]
     for sub_batch, masked in rows:
         for key, value in masked.items():
-            assert sub_batch[key] == (value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=1e-6)), key
+            assert sub_batch[key] == (value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=1e-6)), (
+                key
+            )
 
 
 def test_phi_is_frozen_after_t_end_and_theta_never_sees_its_update(params):
@@ -107,9 +123,29 @@ def test_two_accelerate_processes_train_as_one(params, tmp_path):
     two = params("two", training__steps=3, training__hypernetwork_steps=2)
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(two.dump()))
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                    "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "alter_lib.training", "--params", str(path)],
-                   cwd=ROOT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "-m",
+            "alter_lib.training",
+            "--params",
+            str(path),
+        ],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     checkpoint = "checkpoints/step-000003/student.safetensors"
     expected, found = load_file(one.folder / checkpoint), load_file(two.run_folder / checkpoint)
     for name, value in expected.items():

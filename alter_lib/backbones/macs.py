@@ -1,4 +1,5 @@
 """Multiply-accumulate operations of a denoiser and of each prunable layer, counted on a meta-device copy."""
+
 from collections import Counter
 
 import torch
@@ -22,7 +23,12 @@ def count_macs(denoiser: nn.Module, inputs: dict, convention: str = WITH_ATTENTI
     root, macs = type(denoiser).__name__, Counter()
     for path, operations in counter.flop_counts.items():
         if path == root or path.startswith(root + "."):
-            macs[path[len(root) + 1:]] = sum(
-                flops for operation, flops in operations.items()
-                if convention == WITH_ATTENTION or str(operation) in _WEIGHT_PRODUCTS) // 2
+            macs[path[len(root) + 1 :]] = (
+                sum(
+                    flops
+                    for operation, flops in operations.items()
+                    if convention == WITH_ATTENTION or str(operation) in _WEIGHT_PRODUCTS
+                )
+                // 2
+            )
     return macs

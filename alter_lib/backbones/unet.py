@@ -1,4 +1,5 @@
 """Adapter of UNet2DConditionModel (Stable Diffusion): its prunable layers, feature blocks and timestep embedding."""
+
 from collections.abc import Iterator
 
 import torch
@@ -49,9 +50,11 @@ def feature_blocks(unet: UNet2DConditionModel) -> list[nn.Module]:
 def example_inputs(unet: UNet2DConditionModel, resolution: tuple[int, int], text_tokens: int, device: str) -> dict:
     """Inputs of one batch-1 forward at a latent resolution (h, w)."""
     config = unet.config
-    return {"sample": torch.zeros(1, config.in_channels, *resolution, device=device),
-            "timestep": torch.zeros(1, device=device, dtype=torch.long),
-            "encoder_hidden_states": torch.zeros(1, text_tokens, config.cross_attention_dim, device=device)}
+    return {
+        "sample": torch.zeros(1, config.in_channels, *resolution, device=device),
+        "timestep": torch.zeros(1, device=device, dtype=torch.long),
+        "encoder_hidden_states": torch.zeros(1, text_tokens, config.cross_attention_dim, device=device),
+    }
 
 
 def timestep_embeddings(unet: UNet2DConditionModel, timesteps: torch.Tensor, embedded: bool) -> torch.Tensor:

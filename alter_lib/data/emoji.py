@@ -1,4 +1,5 @@
 """The embedded data set: Noto emoji with their names and keywords (assets/emoji)."""
+
 import json
 
 import numpy as np

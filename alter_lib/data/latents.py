@@ -1,4 +1,5 @@
-"""Training batches: cached VAE latents and text embeddings, with every random number derived from (seed, sample, epoch)."""
+"""Training batches: cached VAE latents and text embeddings; random numbers derive from (seed, sample, epoch)."""
+
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ DERIVED = 2**63 - 25  # seeds are mixed modulo a prime
 @dataclass(frozen=True)
 class Batch:
     """latents, noise [B, C, h, w]; text [B, tokens, D]; timesteps [B] on the CPU (routes are looked up there)."""
+
     latents: torch.Tensor
     noise: torch.Tensor
     text: torch.Tensor
@@ -29,12 +31,16 @@ def generator(*key: int) -> torch.Generator:
 
 @torch.no_grad()
 def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the latents [N, C, h, w], scaled as the denoiser expects; images uint8 [N, H, W, 3]."""
+    """Mean and deviation of the latents [N, C, h, w], scaled as the denoiser expects; images uint8 [N, H, W, 3]."""
     vae = pipeline.vae
-    posteriors = [vae.encode((chunk.permute(0, 3, 1, 2) / 127.5 - 1).to(vae.device, vae.dtype)).latent_dist
-                  for chunk in images.split(64)]
-    return tuple(torch.cat([getattr(p, name) for p in posteriors]).cpu().float() * vae.config.scaling_factor
-                 for name in ("mean", "std"))
+    posteriors = [
+        vae.encode((chunk.permute(0, 3, 1, 2) / 127.5 - 1).to(vae.device, vae.dtype)).latent_dist
+        for chunk in images.split(64)
+    ]
+    return tuple(
+        torch.cat([getattr(p, name) for p in posteriors]).cpu().float() * vae.config.scaling_factor
+        for name in ("mean", "std")
+    )
 
 
 @torch.no_grad()
@@ -54,7 +60,7 @@ class EmojiBatches:
 
     def __init__(self, pipeline: StableDiffusionPipeline, data: Data, batch_size: int, seed: int) -> None:
         images, rows = emoji.load("train")
-        images, rows = torch.from_numpy(images[:data.limit]), rows[:data.limit]
+        images, rows = torch.from_numpy(images[: data.limit]), rows[: data.limit]
         self.mean, self.std = encode_images(pipeline, images)
         self.captions = [emoji.captions(row, data.keywords) for row in rows]
         flat = [caption for row in self.captions for caption in row]

@@ -45,7 +45,7 @@ def wrapped(caption: str, width: int = 18, lines: int = 2) -> list[str]:
 
 @styled
 def side_by_side(result: EvaluationResult, plan: ExpertPlan, columns: int = 6) -> Figure:
-    """The grids of an evaluation at the same prompts and seeds; under each the strip of experts that its calls visited."""
+    """The grids of an evaluation at the same prompts and seeds, over the strip of experts that the calls visited."""
     grid = result.grid
     rows = -(-len(grid.prompts) // columns)
     panel = WIDTH / len(grid.images)

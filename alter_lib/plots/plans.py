@@ -6,10 +6,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from ..plan import ExpertPlan
 from .layers import label_layers
-from .style import FAINT, INK, MAP, MUTED, RED, axes, expert_colors, panels, styled, text_color
+from .style import FAINT, INK, MAP, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
 
 
 def served(plan: ExpertPlan) -> np.ndarray:
@@ -19,7 +20,7 @@ def served(plan: ExpertPlan) -> np.ndarray:
 
 @styled
 def masks(plan: ExpertPlan, ax: Axes | None = None) -> Axes:
-    """The mask picture (Fig. 4a), [experts x layers]: a layer that runs is shaded by its MACs, a skipped one is blank."""
+    """The mask picture (Fig. 4a), [experts x layers]: layers that run are shaded by their MACs, skipped ones blank."""
     ax = axes(ax, 1.35 + 0.24 * plan.num_experts)
     costs = np.array(plan.cost.layers) / plan.cost.total * 100
     shown = np.where(plan.masks.numpy(), costs, np.nan)
@@ -54,10 +55,20 @@ def routing(plan: ExpertPlan, ax: Axes | None = None, visited: Sequence[int] = (
     ax.set_ylim(plan.num_experts - 0.5, -0.5)
     ax.set_ylabel("expert, share of timesteps")
     ax.grid(axis="y")
-    ax.set_title(
-        f"Routing: the expert of each timestep ({len(set(experts.tolist()))} experts in use, {switches} switches)"
-    )
+    in_use = f"{len(set(experts.tolist()))} of {plan.num_experts} experts in use"
+    ax.set_title(f"Routing: the expert of each timestep ({in_use}, {switches} switches)")
     return ax
+
+
+@styled
+def overview(plan: ExpertPlan, visited: Sequence[int] = ()) -> Figure:
+    """Masks above routing: all that a plan holds."""
+    heights = (1.35 + 0.22 * plan.num_experts, 0.9 + 0.14 * plan.num_experts)
+    figure = Figure((WIDTH, sum(heights)), layout="constrained")
+    above, below = figure.subplots(2, height_ratios=heights)
+    masks(plan, above)
+    routing(plan, below, visited)
+    return figure
 
 
 def timestep_axis(ax: Axes, plan: ExpertPlan, visited: Sequence[int] = ()) -> None:

@@ -6,6 +6,7 @@
 Images: Noto emoji 64 x 64, composited on white, reduced to 32 x 32 (Lanczos). Flags are dropped. Captions: the emoji's
 name and further keywords. 10 % of the base emoji are held out, together with all of their skin-tone variants.
 """
+
 import argparse
 import io
 import json
@@ -49,8 +50,15 @@ def collect(emoji: list[dict], keywords: dict[str, list[str]], tar: tarfile.TarF
             if not variant["has_img_google"]:
                 continue
             images.append(read_image(tar, variant["image"]))
-            rows.append({"base": entry["unified"], "variant": tones, "name": skin_caption(name, tones) if tones else name,
-                         "keywords": more, "category": entry["category"]})
+            rows.append(
+                {
+                    "base": entry["unified"],
+                    "variant": tones,
+                    "name": skin_caption(name, tones) if tones else name,
+                    "keywords": more,
+                    "category": entry["category"],
+                }
+            )
     return np.stack(images), rows
 
 

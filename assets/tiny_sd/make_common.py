@@ -1,4 +1,5 @@
 """What the make_*.py scripts of tiny_sd share: the emoji, where training state is kept, PSNR."""
+
 import json
 import os
 from pathlib import Path

@@ -2,10 +2,11 @@
 
     python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--warm-start] [--export-only]
 
-Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split. The
-learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
+Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split.
+The learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
 before the fall; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes on.
 """
+
 import argparse
 import csv
 import time
@@ -21,23 +22,51 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 HERE = Path(__file__).parent
 BATCH, LEARNING_RATE, WARMUP, EMA_DECAY, SEED = 64, 8e-4, 500, 0.999, 0
-CAPTION_DROPOUT = 0.1      # for classifier-free guidance
-BASE_SHARE = 0.7           # share of the batch drawn from base emoji, the rest from skin-tone variants
+CAPTION_DROPOUT = 0.1  # for classifier-free guidance
+BASE_SHARE = 0.7  # share of the batch drawn from base emoji, the rest from skin-tone variants
 SAVE_EVERY, SNAPSHOT_EVERY = 250, 1000
-UNET = dict(sample_size=8, in_channels=12, out_channels=12, block_out_channels=(32, 64, 96, 96), layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, attention_head_dim=(1, 2, 3, 3),
-            cross_attention_dim=128, use_linear_projection=True, norm_num_groups=8)
-TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, projection_dim=128,
-            max_position_embeddings=16)
-SCHEDULER = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                 prediction_type="v_prediction", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+UNET = dict(
+    sample_size=8,
+    in_channels=12,
+    out_channels=12,
+    block_out_channels=(32, 64, 96, 96),
+    layers_per_block=2,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    attention_head_dim=(1, 2, 3, 3),
+    cross_attention_dim=128,
+    use_linear_projection=True,
+    norm_num_groups=8,
+)
+TEXT = dict(
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    projection_dim=128,
+    max_position_embeddings=16,
+)
+SCHEDULER = dict(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="v_prediction",
+    skip_prk_steps=True,
+    steps_offset=1,
+    set_alpha_to_one=False,
+)
 
 
 def networks(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     torch.manual_seed(SEED)
-    text = CLIPTextConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **TEXT)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TEXT,
+    )
     return UNet2DConditionModel(**UNET), CLIPTextModel(text)
 
 
@@ -55,13 +84,21 @@ def draw_batch(step: int, rows: list[dict], bases: torch.Tensor, variants: torch
     """Everything random of a step, from (seed, step) alone, on the CPU: a resumed run repeats it."""
     generator = torch.Generator().manual_seed(SEED * 10**7 + step)
     num_bases = round(BASE_SHARE * BATCH)
-    index = torch.cat([pool[torch.randint(len(pool), (count,), generator=generator)]
-                       for pool, count in ((bases, num_bases), (variants, BATCH - num_bases))])
+    index = torch.cat(
+        [
+            pool[torch.randint(len(pool), (count,), generator=generator)]
+            for pool, count in ((bases, num_bases), (variants, BATCH - num_bases))
+        ]
+    )
     stratified = (torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)) / BATCH
     shape = (BATCH, UNET["in_channels"], 8, 8)
-    return {"index": index, "captions": [caption(rows[i], generator) for i in index.tolist()],
-            "timesteps": (stratified * 1000).long().clamp(max=999),
-            "posterior_noise": torch.randn(shape, generator=generator), "noise": torch.randn(shape, generator=generator)}
+    return {
+        "index": index,
+        "captions": [caption(rows[i], generator) for i in index.tolist()],
+        "timesteps": (stratified * 1000).long().clamp(max=999),
+        "posterior_noise": torch.randn(shape, generator=generator),
+        "noise": torch.randn(shape, generator=generator),
+    }
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -112,11 +149,24 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
         losses.append(loss.detach())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             with log.open("a", newline="") as file:
-                csv.writer(file).writerow([step + 1, f"{torch.stack(losses).mean().item():.5f}",
-                                           f"{learning_rate(step, steps):.2e}", f"{time.time() - started:.0f}"])
+                csv.writer(file).writerow(
+                    [
+                        step + 1,
+                        f"{torch.stack(losses).mean().item():.5f}",
+                        f"{learning_rate(step, steps):.2e}",
+                        f"{time.time() - started:.0f}",
+                    ]
+                )
             losses, started = [], time.time()
-            atomic_save({"step": step + 1, "networks": both.state_dict(), "optimizer": optimizer.state_dict(),
-                         "ema": ema.state_dict()}, state)
+            atomic_save(
+                {
+                    "step": step + 1,
+                    "networks": both.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "ema": ema.state_dict(),
+                },
+                state,
+            )
         if (step + 1) % SNAPSHOT_EVERY == 0:
             (STATE / "snapshots").mkdir(exist_ok=True)
             save_file(ema_weights(both, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
@@ -127,16 +177,24 @@ def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[st
     both.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     unet, text_encoder = both.cpu().half()
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16), text_encoder=text_encoder, unet=unet,
-        tokenizer=tokenizer, scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False).save_pretrained(folder)
+        vae=AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16),
+        text_encoder=text_encoder,
+        unet=unet,
+        tokenizer=tokenizer,
+        scheduler=PNDMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--warm-start", action="store_true", help="begin from the committed weights (optimizer state is not committed)")
+    parser.add_argument(
+        "--warm-start", action="store_true", help="begin from the committed weights"
+    )
     parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
     options = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")

@@ -5,6 +5,7 @@
 FID-AlexNet of each snapshot (every 1000 steps, moving-average weights) on the protocol of `alter_lib.evaluation`, with
 the real/real floor at the same N in the last row.
 """
+
 import argparse
 import csv
 from pathlib import Path
@@ -23,9 +24,32 @@ from alter_lib.evaluation.metrics import Moments, frechet_distance
 from alter_lib.evaluation.protocol import emoji_protocol
 
 HERE = Path(__file__).parent
-PROMPTS = ("red apple", "ghost", "pizza", "dog face", "panda", "red heart", "snowman", "taxi", "house", "umbrella",
-           "sunflower", "banana", "soccer ball", "guitar", "key", "mushroom", "penguin", "octopus", "airplane", "crown",
-           "cactus", "basketball", "smiling face with sunglasses", "full moon")
+PROMPTS = (
+    "red apple",
+    "ghost",
+    "pizza",
+    "dog face",
+    "panda",
+    "red heart",
+    "snowman",
+    "taxi",
+    "house",
+    "umbrella",
+    "sunflower",
+    "banana",
+    "soccer ball",
+    "guitar",
+    "key",
+    "mushroom",
+    "penguin",
+    "octopus",
+    "airplane",
+    "crown",
+    "cactus",
+    "basketball",
+    "smiling face with sunglasses",
+    "full moon",
+)
 
 
 def with_weights(pipeline: StableDiffusionPipeline, snapshot: Path) -> StableDiffusionPipeline:

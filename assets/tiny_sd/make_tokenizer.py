@@ -1,7 +1,8 @@
 """Trains the CLIPTokenizer of tiny_sd: byte-level BPE with CLIP's end-of-word mark on the held-in captions.
 
-    python assets/tiny_sd/make_tokenizer.py
+python assets/tiny_sd/make_tokenizer.py
 """
+
 import json
 from pathlib import Path
 
@@ -21,8 +22,12 @@ def main() -> None:
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), bpe.pre_tokenizer])
-    bpe.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY - 2, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
     model = json.loads(bpe.to_str())["model"]
     byte_level = sorted(pre_tokenizers.ByteLevel.alphabet())
     # CLIP's layout: bytes, bytes that end a word, merges, then the two special tokens

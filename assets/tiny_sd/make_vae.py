@@ -3,8 +3,9 @@
     python assets/tiny_sd/make_vae.py [--steps 2000]
 
 Loss: mean squared error + 1e-6 x KL, as Stable Diffusion's first stage without its perceptual and adversarial terms
-(at 32 px they blur nothing away and would need a discriminator). Latents are scaled to unit variance (`scaling_factor`).
+(at 32 px little is blurred away). Latents are scaled to unit variance (`scaling_factor`).
 """
+
 import argparse
 import csv
 from pathlib import Path
@@ -18,9 +19,17 @@ from tqdm.auto import tqdm
 
 HERE = Path(__file__).parent
 BATCH, LEARNING_RATE, KL_WEIGHT, SEED = 32, 2e-3, 1e-6, 0
-CONFIG = dict(in_channels=3, out_channels=3, latent_channels=12, sample_size=32, block_out_channels=(16, 32, 64),
-              layers_per_block=1, norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 3,
-              up_block_types=("UpDecoderBlock2D",) * 3)
+CONFIG = dict(
+    in_channels=3,
+    out_channels=3,
+    latent_channels=12,
+    sample_size=32,
+    block_out_channels=(16, 32, 64),
+    layers_per_block=1,
+    norm_num_groups=8,
+    down_block_types=("DownEncoderBlock2D",) * 3,
+    up_block_types=("UpDecoderBlock2D",) * 3,
+)
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -39,7 +48,8 @@ def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
 def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(k / steps, 1.0))) + 1e-3)
+        optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(k / steps, 1.0))) + 1e-3
+    )
     ema, log, first = EMAModel(vae.parameters(), decay=0.998), HERE / "vae_log.csv", 0
     if (state := STATE / "vae.pt").exists():
         saved = torch.load(state, weights_only=True)
@@ -60,13 +70,26 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
         optimizer.step(), schedule.step(), optimizer.zero_grad(), ema.step(vae.parameters())
         if (step + 1) % 250 == 0 or step + 1 == steps:
             ema.store(vae.parameters()), ema.copy_to(vae.parameters())
-            row = [step + 1, f"{mse.item():.5f}", f"{kl.item():.1f}", f"{reconstruction_psnr(vae, images[:512]):.2f}",
-                   f"{reconstruction_psnr(vae, held_out):.2f}"]
+            row = [
+                step + 1,
+                f"{mse.item():.5f}",
+                f"{kl.item():.1f}",
+                f"{reconstruction_psnr(vae, images[:512]):.2f}",
+                f"{reconstruction_psnr(vae, held_out):.2f}",
+            ]
             ema.restore(vae.parameters())
             with log.open("a", newline="") as file:
                 csv.writer(file).writerow(row)
-            atomic_save({"step": step + 1, "vae": vae.state_dict(), "optimizer": optimizer.state_dict(),
-                         "schedule": schedule.state_dict(), "ema": ema.state_dict()}, state)
+            atomic_save(
+                {
+                    "step": step + 1,
+                    "vae": vae.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "ema": ema.state_dict(),
+                },
+                state,
+            )
     ema.copy_to(vae.parameters())
 
 
@@ -81,7 +104,9 @@ def main() -> None:
         latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(128)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(HERE / "vae")
-    print(f"PSNR {reconstruction_psnr(vae.float(), images):.2f} dB held in, {reconstruction_psnr(vae, held_out):.2f} dB held out")
+    splits = {"held in": images, "held out": held_out}
+    scores = (f"{reconstruction_psnr(vae.float(), pictures):.2f} dB {name}" for name, pictures in splits.items())
+    print("PSNR", *scores)
 
 
 if __name__ == "__main__":

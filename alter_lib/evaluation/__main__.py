@@ -41,7 +41,8 @@ def measure_teacher(params: Params, out: Path) -> None:
     teacher = Teacher(params, load_backbone(params.backbone, cost=params.cost), protocol, judge)
     for steps, measured in teacher.write(out, params.evaluation.teacher_steps).items():
         fid, (low, high) = measured.fid, measured.fid.interval
-        print(f"teacher, {steps} steps: FID-AlexNet {fid.value:.3f} [{low:.3f}, {high:.3f}], N = {fid.n}")
+        what = "real pictures" if steps is None else f"teacher, {steps} steps"
+        print(f"{what}: FID-AlexNet {fid.value:.3f} [{low:.3f}, {high:.3f}], N = {fid.n}")
 
 
 if __name__ == "__main__":

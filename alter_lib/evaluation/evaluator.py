@@ -73,11 +73,11 @@ def evaluate(params: Params) -> EvaluationResult:
     judge = Judge(protocol, params.evaluation, params.sampling.seed)
     backbone = load_backbone(params.backbone, cost=params.cost)
     teacher = Teacher(params, backbone, protocol, judge)
-    steps = params.evaluation.steps
-    of_teacher, notes = teacher.measure(sorted({*params.evaluation.teacher_steps, *steps}, reverse=True))
+    steps = sorted({*params.evaluation.teacher_steps, *params.evaluation.steps}, reverse=True)
+    of_teacher, notes = teacher.measure([None, *steps])
     plan = ExpertPlan.load(artefact)
     plan.validate(backbone)
-    metrics = list(judge.measure(protocol.real, "real").metrics) + [vae_psnr(backbone, judge)]
+    metrics = [*of_teacher.pop(None).metrics, vae_psnr(backbone, judge)]
     for s, measured in of_teacher.items():
         metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
     of_alter, pictures = measure_alter(params, protocol, judge, backbone, plan)

@@ -1,4 +1,4 @@
-"""The teacher's figures: they never change, so a committed file may stand for generating its images again.
+"""The figures of the teacher and of real pictures: they never change, so a committed file may stand for making them.
 
     python -m alter_lib.evaluation --params params/tiny_sd.yaml --teacher-only --out results/teacher/tiny_sd.json
 
@@ -23,6 +23,7 @@ from .protocol import Protocol
 from .result import Metric, metrics_as_dicts, write_json
 
 FORMAT = "alter-teacher-results/1"
+REAL = "real"
 
 
 def conditions(params: Params, backbone: Backbone, protocol: Protocol) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def image_folder(params: Params) -> Path:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Makes, reads and writes the unpruned backbone's figures."""
+    """Makes, reads and writes the figures of the unpruned backbone (by steps) and of real pictures (steps None)."""
 
     params: Params
     backbone: Backbone
@@ -58,15 +59,19 @@ class Teacher:
         sampler = Sampler(self.backbone.pipeline, self.params.sampling, steps)
         return generate(sampler, self.protocol.prompts, image_folder(self.params), f"teacher-{steps}", indices)
 
-    def measure(self, steps: Sequence[int]) -> tuple[dict[int, Measured], list[str]]:
+    def figures(self, steps: int | None) -> Measured:
+        if steps is None:
+            return self.judge.measure(self.protocol.real, "real")
+        return self.judge.measure(self.images(steps), "teacher", steps)
+
+    def measure(self, steps: Sequence[int | None]) -> tuple[dict[int | None, Measured], list[str]]:
         """{steps: figures} and notes, read from `evaluation.teacher_results` where that fits."""
         known, notes = {}, []
         if self.params.evaluation.teacher_results:
             known, notes = self.read(resolve(self.params.evaluation.teacher_results))
-        made = {s: self.judge.measure(self.images(s), "teacher", s) for s in steps if s not in known}
-        return {s: (known | made)[s] for s in steps}, notes
+        return {s: known[s] if s in known else self.figures(s) for s in steps}, notes
 
-    def read(self, path: Path) -> tuple[dict[int, Measured], list[str]]:
+    def read(self, path: Path) -> tuple[dict[int | None, Measured], list[str]]:
         """Raises ParamsError for a file that is missing or of another format."""
         name = self.params.evaluation.teacher_results
         if not path.is_file():
@@ -79,15 +84,16 @@ class Teacher:
         if differ:
             return {}, [f"{name} is of another {', '.join(differ)}: the teacher was measured anew"]
         metrics = [Metric.of(metric) for metric in content["metrics"]]
+        replicates = {int(s) if s != REAL else None: values for s, values in content["fid_alexnet_replicates"].items()}
         measured = {
-            int(steps): Measured(tuple(m for m in metrics if m.steps == int(steps)), np.asarray(replicates))
-            for steps, replicates in content["fid_alexnet_replicates"].items()
+            s: Measured(tuple(m for m in metrics if m.steps == s), np.asarray(v)) for s, v in replicates.items()
         }
-        return measured, [f"the teacher's figures at {', '.join(map(str, measured))} steps are read from {name}"]
+        listed = ", ".join(str(s) for s in measured if s)
+        return measured, [f"the figures of the teacher at {listed} steps and of real pictures are read from {name}"]
 
-    def write(self, path: Path, steps: Sequence[int]) -> dict[int, Measured]:
-        """Measure at `steps` and write the file; it names the command, the code and the machine that made it."""
-        measured = {s: self.judge.measure(self.images(s), "teacher", s) for s in steps}
+    def write(self, path: Path, steps: Sequence[int]) -> dict[int | None, Measured]:
+        """Measure all and write the file; it names the command, the code and the machine that made it."""
+        measured = {s: self.figures(s) for s in (None, *steps)}
         provenance = {
             "command": command(),
             "date": now(),
@@ -100,6 +106,8 @@ class Teacher:
             "provenance": provenance,
             "conditions": conditions(self.params, self.backbone, self.protocol),
             "metrics": metrics_as_dicts([metric for each in measured.values() for metric in each.metrics]),
-            "fid_alexnet_replicates": {s: [float(f"{x:.6g}") for x in m.fid_replicates] for s, m in measured.items()},
+            "fid_alexnet_replicates": {
+                s or REAL: [float(f"{x:.6g}") for x in m.fid_replicates] for s, m in measured.items()
+            },
         })  # fmt: skip
         return measured

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from diffusers import DiffusionPipeline
 from IPython.display import Image, display
@@ -145,7 +146,7 @@ class Cursor:
 def encoded(canvas: FigureCanvasAgg) -> bytes:
     """The canvas as a PNG, compressed little: a move of a slider should feel immediate."""
     target = io.BytesIO()
-    PillowImage.fromarray(canvas.buffer_rgba()).convert("RGB").save(target, "PNG", compress_level=1)
+    PillowImage.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(target, "PNG", compress_level=1)
     return target.getvalue()
 
 

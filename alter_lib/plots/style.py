@@ -24,9 +24,10 @@ P, R = ParamSpec("P"), TypeVar("R")
 WIDTH = 8.0  # inches
 DPI = 150
 INK, MUTED, FAINT = "#222222", "#767676", "#e4e4e4"
-# Okabe and Ito's palette (black last), then three of Paul Tol's muted colours
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#882255", "#999933",
-           "#AA4499")  # fmt: skip
+# Okabe and Ito's palette without its black, then four of Paul Tol's muted colours
+PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#332288", "#882255", "#999933", "#117733",
+)  # fmt: skip
 BLUE, ORANGE, GREEN, PINK, SKY, RED = PALETTE[:6]
 MAP = "cividis_r"  # dark = much
 STYLE = {

@@ -5,57 +5,51 @@ import torch
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib.backbones import architecture_hash, load_backbone, wrap
-from alter_lib.params import Cost
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("linear+conv", (96, 96), 760.5),
-        ("linear+conv+attention", (96, 96), 1074.6),
-        ("linear+conv", (64, 64), 339.1),
-        ("linear+conv+attention", (64, 64), 402.1),
+@pytest.fixture(scope="module")
+def sd21():
+    return load_backbone("sd21", "random", device="meta")
+
+
+@pytest.mark.parametrize(
+    "convention, size, gmacs",
+    [
+        ("linear+conv", 96, 760.5),
+        ("linear+conv+attention", 96, 1074.6),
+        ("linear+conv", 64, 339.1),
+        ("linear+conv+attention", 64, 402.1),
     ],
 )
-def counted(request):
-    convention, resolution, gmacs = request.param
-    return load_backbone(
-        "sd21", "random", device="meta", cost=Cost(convention=convention, resolution=resolution)
-    ), gmacs
-
-
-def test_sd21_gmacs_by_both_conventions(counted):
-    backbone, gmacs = counted
+def test_sd21_gmacs_by_both_conventions(sd21, convention, size, gmacs):
+    backbone = wrap(sd21.pipeline, convention, (size, size))
     assert round(backbone.total_macs / 1e9, 1) == gmacs
     assert backbone.fixed_macs + sum(layer.macs for layer in backbone.layers) == backbone.total_macs
 
 
-def test_sd21_has_865_9_m_parameters_and_34_prunable_layers(counted):
-    backbone, _ = counted
-    assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6, 1) == 865.9
-    kinds = [layer.kind for layer in backbone.layers]
+def test_sd21_has_865_9_m_parameters_and_34_prunable_layers(sd21):
+    assert round(sum(p.numel() for p in sd21.denoiser.parameters()) / 1e6, 1) == 865.9
+    kinds = [layer.kind for layer in sd21.layers]
     assert len(kinds) == 34 and kinds.count("transformer") == 16 and kinds.count("resnet") == 18
-    assert backbone.num_train_timesteps == 1000
+    assert sd21.num_train_timesteps == 1000
 
 
-def test_resnets_that_change_width_are_not_prunable(counted):
-    names = {layer.name for layer in counted[0].layers}
+def test_resnets_that_change_width_are_not_prunable(sd21):
+    names = {layer.name for layer in sd21.layers}
     changing = {"down_blocks.1.resnets.0", "down_blocks.2.resnets.0", "up_blocks.2.resnets.0", "up_blocks.3.resnets.0"}
     assert not changing & names
 
 
-def test_prunable_share_of_sd21_at_768_px():
-    backbone = load_backbone("sd21", "random", device="meta")
-    assert sum(layer.macs for layer in backbone.layers) / backbone.total_macs == pytest.approx(0.830, abs=0.0005)
+def test_prunable_share_of_sd21_at_768_px(sd21):
+    assert sum(layer.macs for layer in sd21.layers) / sd21.total_macs == pytest.approx(0.830, abs=0.0005)
 
 
-def test_architecture_hash_ignores_what_does_not_shape_tensors():
-    backbone = load_backbone("sd21", "random", device="meta")
-    other = type(backbone.denoiser).from_config
+def test_architecture_hash_ignores_what_does_not_shape_tensors(sd21):
+    other = type(sd21.denoiser).from_config
     with torch.device("meta"):
-        same = other({**backbone.denoiser.config, "sample_size": 64, "upcast_attention": True})
-        wider = other({**backbone.denoiser.config, "block_out_channels": (320, 640, 1280, 640)})
-    assert architecture_hash(same) == backbone.architecture_hash != architecture_hash(wider)
+        same = other({**sd21.denoiser.config, "sample_size": 64, "upcast_attention": True})
+        wider = other({**sd21.denoiser.config, "block_out_channels": (320, 640, 1280, 640)})
+    assert architecture_hash(same) == sd21.architecture_hash != architecture_hash(wider)
 
 
 def test_timestep_embeddings_are_one_frozen_row_a_timestep():

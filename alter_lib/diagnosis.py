@@ -92,7 +92,7 @@ def doctor(
     if lost:
         return Diagnosis(active=False, fault=f"{len(lost)} modules had their forward replaced after apply_plan")
     plan, scheduler = patch.plan, pipe.scheduler
-    steps = steps or scheduler.num_inference_steps or 20
+    steps = steps or getattr(scheduler, "num_inference_steps", None) or 20
     visited = visited_timesteps(scheduler, steps)
     costs = cost_table(pipe, plan, resolution)
     ratio = plan.macs_ratio(visited, costs)

@@ -41,17 +41,22 @@ def apply_plan(
             the backend of torch.compile); mixed timesteps in one batch run uncompiled.
     Raises PlanError where the plan is missing or made for another backbone; the pipeline is then left as it was.
     """
-    denoiser = denoiser_of(target)
+    denoiser, where = denoiser_of(target), "plan"
     if not isinstance(plan, ExpertPlan):
-        plan = plan_beside(target, denoiser) if plan is None else ExpertPlan.load(plan)
-    plan.validate(denoiser)
+        plan, where = plan_beside(target, denoiser) if plan is None else (ExpertPlan.load(plan), plan)
+    fitted(plan, denoiser, where)
     remove_plan(denoiser)
-    Patch(
-        denoiser,
-        plan,
-        None if isinstance(target, nn.Module) else target,
-        "inductor" if compile is True else compile or None,
-    )
+    backend = "inductor" if compile is True else compile or None
+    Patch(denoiser, plan, None if isinstance(target, nn.Module) else target, backend)
+
+
+def fitted(plan: ExpertPlan, denoiser: nn.Module, where: str | os.PathLike) -> ExpertPlan:
+    """`plan` if it was made for `denoiser`; the PlanError says where it came from."""
+    try:
+        plan.validate(denoiser)
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from None
+    return plan
 
 
 def remove_plan(target: DiffusionPipeline | nn.Module) -> None:
@@ -73,7 +78,7 @@ def save_pipeline(
     plan = plan or (patch and patch.plan)
     if plan is None:
         raise PlanError("plan: none given and none applied; without a plan the pipeline would run unpruned")
-    plan.validate(denoiser_of(pipe))
+    fitted(plan, denoiser_of(pipe), "plan")
     folder = Path(folder)
     (folder / "model_index.json").unlink(missing_ok=True)
     plan.save(folder)
@@ -91,7 +96,7 @@ def load_pipeline(
     """
     plan = load_plan(folder_or_hub_id, {key: arguments[key] for key in HUB_ARGUMENTS if key in arguments})
     pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
-    apply_plan(pipe, plan, compile=compile)
+    apply_plan(pipe, fitted(plan, denoiser_of(pipe), folder_or_hub_id), compile=compile)
     return pipe
 
 
@@ -111,12 +116,12 @@ def load_plan(source: str | os.PathLike, hub_arguments: dict[str, Any]) -> Exper
         ) from error
 
 
-def plan_beside(target: DiffusionPipeline | nn.Module, denoiser: nn.Module) -> ExpertPlan:
-    """The plan.json beside the weights that `target` was loaded from."""
+def plan_beside(target: DiffusionPipeline | nn.Module, denoiser: nn.Module) -> tuple[ExpertPlan, str]:
+    """The plan.json beside the weights that `target` was loaded from, and where that is."""
     source = target.config.get("_name_or_path") or denoiser.config.get("_name_or_path")
     if not source:
         raise PlanError("plan: none given, and the pipeline was not loaded from a folder or the hub")
     folder = Path(source)
     if folder.is_dir() and not (folder / FILE_NAME).exists() and (folder.parent / FILE_NAME).exists():
-        return ExpertPlan.load(folder.parent)  # a bare denoiser remembers its own subfolder
-    return load_plan(source, {})
+        source = str(folder.parent)  # a bare denoiser remembers its own subfolder
+    return load_plan(source, {}), source

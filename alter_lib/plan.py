@@ -216,7 +216,8 @@ class ExpertPlan:
         if target is None:
             raise PlanError("target_ratio: the plan has none, give the ratio to correct to")
         masks = corrected_masks(self, target, tolerance)
-        return self if torch.equal(masks, self.masks) else replace(self, masks=masks, target_ratio=target)
+        unchanged = torch.equal(masks, self.masks) and target == self.target_ratio
+        return self if unchanged else replace(self, masks=masks, target_ratio=target)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of plan.json."""

@@ -82,9 +82,9 @@ class HostTimesteps:
         """The values of `timestep`: one for a scalar, an expanded scalar or a number, else one a sample."""
         if not torch.is_tensor(timestep):
             return [timestep]
-        if timestep.device.type == "cpu" or timestep.is_inference():  # inference tensors do not show writes
-            return timestep.reshape(-1).tolist()
-        return self.look_up(timestep)
+        if timestep.is_cuda and not timestep.is_inference():  # inference tensors do not show that they were written to
+            return self.look_up(timestep)
+        return timestep.reshape(-1).tolist()
 
     def look_up(self, timestep: torch.Tensor) -> list[float]:
         """`read` by way of the host copy of the whole storage."""

@@ -190,10 +190,11 @@ def stop_after(calls: int) -> Callable:
     return callback
 
 
-@pytest.mark.parametrize("guidance", [1.0, 7.5])
-@pytest.mark.parametrize("name, config, steps", SAMPLERS.values(), ids=SAMPLERS.keys())
-def test_samplers(name: str, config: dict, steps: int, guidance: float) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers(sampler: str) -> None:
+    name, config, steps = SAMPLERS[sampler]
     scheduler = getattr(diffusers, name)
+    guidance = [1.0, 7.5][list(SAMPLERS).index(sampler) % 2]  # off and on in turn
     run = {"num_inference_steps": steps, "guidance_scale": guidance, "callback_on_step_end": stop_after(4)}
     PIPE.scheduler = scheduler.from_config({**STOCK_SCHEDULER.config, **config})
     with masked_by_hooks(PLAN) as visited:
@@ -396,7 +397,7 @@ def test_a_plan_that_does_not_fit_changes_nothing(fault: str, tmp_path: Path) ->
     attributes = own_attributes()
     with pytest.raises(PlanError, match=key) as error:
         apply_plan(PIPE, tmp_path)
-    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
     assert own_attributes() == attributes
     apply_plan(PIPE, PLAN)
     with pytest.raises(PlanError):

@@ -2,15 +2,18 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..diagnosis import Diagnosis
-from ..evaluation import EvaluationResult
 from ..plan import ExpertPlan
 from .style import BLUE, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
+
+if TYPE_CHECKING:  # drawing needs neither metrics nor a denoiser
+    from ..diagnosis import Diagnosis
+    from ..evaluation import EvaluationResult
 
 
 def tiled(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
@@ -35,6 +38,7 @@ def image_grid(images: np.ndarray, captions: Sequence[str], columns: int = 8) ->
     for ax in figure.axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
+    figure.set_label("pictures of " + ", ".join(captions))
     return figure
 
 
@@ -44,7 +48,7 @@ def wrapped(caption: str, width: int = 18, lines: int = 2) -> list[str]:
 
 
 @styled
-def side_by_side(result: EvaluationResult, plan: ExpertPlan, columns: int = 6) -> Figure:
+def side_by_side(result: "EvaluationResult", plan: ExpertPlan, columns: int = 6) -> Figure:
     """The grids of an evaluation at the same prompts and seeds, over the strip of experts that the calls visited."""
     grid = result.grid
     rows = -(-len(grid.prompts) // columns)
@@ -81,7 +85,7 @@ def expert_strip(ax: Axes, plan: ExpertPlan, timesteps: Sequence[int]) -> None:
 
 
 @styled
-def quality_against_macs(result: EvaluationResult, ax: Sequence[Axes] | None = None) -> np.ndarray:
+def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None = None) -> np.ndarray:
     """FID-AlexNet and the proxy text score against the MACs of an image, 95 % intervals. ax: two.
 
     The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
@@ -101,7 +105,7 @@ def quality_against_macs(result: EvaluationResult, ax: Sequence[Axes] | None = N
     return ax
 
 
-def quality_curve(ax: Axes, result: EvaluationResult, name: str, method: str, color: str) -> None:
+def quality_curve(ax: Axes, result: "EvaluationResult", name: str, method: str, color: str) -> None:
     points = [m for m in result.metrics if (m.name, m.method) == (name, method)]
     macs = [result.value("total_macs", method, m.steps) / 1e9 for m in points]
     values = np.array([m.value for m in points])
@@ -126,21 +130,22 @@ def image_rows(drawn: Mapping[str, np.ndarray], captions: Sequence[str]) -> Figu
         row[0].set_ylabel(name.removesuffix("Scheduler"), rotation=0, ha="right", va="center", fontsize=8)
     for each, caption in zip(ax[-1], captions, strict=True):
         each.set_xlabel("\n".join(wrapped(caption, 12)), fontsize=7)
+    figure.set_label(f"pictures of {', '.join(captions)}, by {', '.join(drawn)}")
     return figure
 
 
 @styled
-def call_seconds(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
+def call_seconds(diagnosis: "Diagnosis", ax: Axes | None = None) -> Axes:
     """Milliseconds of a call of the denoiser, unpruned and under the plan, and what the MACs alone would give."""
     ax = axes(ax, 1.6)
     unpruned, pruned = 1e3 * diagnosis.unpruned_seconds, 1e3 * diagnosis.pruned_seconds
     ax.barh(["unpruned", "under the plan"], [unpruned, pruned], color=(BLUE, RED), height=0.6)
     for row, value in enumerate((unpruned, pruned)):
-        ax.text(value, row, f" {value:.1f} ms", va="center", fontsize=8, color=INK)
+        ax.text(0.98 * value, row, f"{value:.1f} ms", va="center", ha="right", fontsize=8, color="white")
     ax.axvline(
         diagnosis.ratio * unpruned, color=INK, linestyle="--", linewidth=1, label=f"its MACs: {diagnosis.ratio:.1%}"
     )
-    ax.set_xlim(0, 1.2 * unpruned)
+    ax.set_xlim(0, 1.25 * max(unpruned, pruned))
     ax.invert_yaxis()
     ax.set_xlabel(f"ms a call, batch {diagnosis.batch_size}, {diagnosis.device}; medians, taken in turns")
     ax.tick_params(axis="y", length=0)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 
-from ..backbones import Backbone
 from .style import BLUE, FAINT, INK, MUTED, ORANGE, axes, styled
+
+if TYPE_CHECKING:
+    from ..backbones import Backbone
 
 KINDS = {"resnet": BLUE, "transformer": ORANGE}
 
@@ -44,7 +47,7 @@ def label_layers(ax: Axes, layers: Sequence[str], letters: bool = True) -> None:
 
 
 @styled
-def layer_macs(backbone: Backbone, ax: Axes | None = None) -> Axes:
+def layer_macs(backbone: "Backbone", ax: Axes | None = None) -> Axes:
     """MACs of each prunable layer in execution order, and the share that they hold of the whole network."""
     ax = axes(ax, 2.9)
     macs = [layer.macs / backbone.total_macs for layer in backbone.layers]

@@ -25,9 +25,8 @@ WIDTH = 8.0  # inches
 DPI = 150
 INK, MUTED, FAINT = "#222222", "#767676", "#e4e4e4"
 # Okabe and Ito's palette without its black, then four of Paul Tol's muted colours
-PALETTE = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#332288", "#882255", "#999933", "#117733",
-)  # fmt: skip
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+           "#332288", "#882255", "#999933", "#117733")  # fmt: skip
 BLUE, ORANGE, GREEN, PINK, SKY, RED = PALETTE[:6]
 MAP = "cividis_r"  # dark = much
 STYLE = {
@@ -133,6 +132,6 @@ def save(drawn: Figure | Axes | Sequence[Axes], params: Params, name: str) -> Sa
 
 
 def description(figure: Figure) -> str:
-    """The titles of a figure and its panels, in one line."""
+    """The titles of a figure and its panels, in one line; its label where it has none."""
     titles = [figure.get_suptitle(), *(ax.get_title(loc) for ax in figure.axes for loc in ("left", "center"))]
-    return "; ".join(title.replace("\n", " ") for title in titles if title) or "figure"
+    return "; ".join(title.replace("\n", " ") for title in titles if title) or figure.get_label()

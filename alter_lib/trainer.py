@@ -46,8 +46,12 @@ class Trainer:
         self.batches = EmojiBatches(self.backbone.pipeline, params.data, training.batch_size, params.run.seed)
         self.theta, self.phi = list(self.student.parameters()), list(self.net.parameters())
         self.optimizers = {
-            "theta": torch.optim.AdamW(self.theta, training.learning_rate, weight_decay=training.weight_decay),
-            "phi": torch.optim.AdamW(self.phi, training.hypernetwork_learning_rate, weight_decay=training.weight_decay),
+            "theta": torch.optim.AdamW(
+                self.theta, training.learning_rate, weight_decay=training.weight_decay, fused=True
+            ),
+            "phi": torch.optim.AdamW(
+                self.phi, training.hypernetwork_learning_rate, weight_decay=training.weight_decay, fused=True
+            ),
         }
         lengths = {"theta": training.steps, "phi": training.hypernetwork_steps}
         kind = "constant_with_warmup" if training.schedule == "constant" else training.schedule
@@ -60,7 +64,7 @@ class Trainer:
             )
             for name, optimizer in self.optimizers.items()
         }
-        self.ema = EMAModel(self.theta, decay=training.ema_decay) if training.ema_decay else None
+        self.ema = EMAModel(self.theta, decay=training.ema_decay, foreach=True) if training.ema_decay else None
         self.step_count, self.final_plan = 0, None
         self.refresh_masks()
         if training.hypernetwork_steps == 0:

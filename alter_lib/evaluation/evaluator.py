@@ -51,13 +51,14 @@ def cost_metrics(params: Params, backbone: Backbone, steps: int, plan: ExpertPla
 
 
 @torch.no_grad()
-def vae_psnr(backbone: Backbone, judge: Judge, limit: int = 256) -> Metric:
-    """Reconstruction of held-out pictures by the autoencoder: the ceiling of everything that the pipeline draws."""
-    vae, images = backbone.pipeline.vae, emoji.load("test")[0][:limit]
+def vae_psnr(backbone: Backbone, judge: Judge, split: str, limit: int = 256) -> Metric:
+    """Reconstruction of held-in or held-out pictures by the autoencoder: the ceiling of all that the pipeline draws."""
+    vae, images = backbone.pipeline.vae, emoji.load(split)[0][:limit]
     pixels = (channels_first(images).to(vae.device, vae.dtype) / 127.5 - 1).split(64)
     decoded = torch.cat([vae.decode(vae.encode(batch).latent_dist.mean).sample for batch in pixels])
     decoded = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return judge.mean("psnr_vae", np.minimum(psnr(decoded, images), HIGHEST_PSNR), method="vae", unit="dB")
+    name = {"train": "psnr_vae", "test": "psnr_vae_held_out"}[split]
+    return judge.mean(name, np.minimum(psnr(decoded, images), HIGHEST_PSNR), method="vae", unit="dB")
 
 
 def evaluate(params: Params) -> EvaluationResult:
@@ -77,7 +78,7 @@ def evaluate(params: Params) -> EvaluationResult:
     of_teacher, notes = teacher.measure([None, *steps])
     plan = ExpertPlan.load(artefact)
     plan.validate(backbone)
-    metrics = [*of_teacher.pop(None).metrics, vae_psnr(backbone, judge)]
+    metrics = [*of_teacher.pop(None).metrics, *(vae_psnr(backbone, judge, split) for split in ("train", "test"))]
     for s, measured in of_teacher.items():
         metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
     of_alter, pictures = measure_alter(params, protocol, judge, backbone, plan)

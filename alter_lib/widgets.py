@@ -154,7 +154,7 @@ def description(plan: ExpertPlan, t: int, expert: int) -> str:
     """HTML: which layers of the expert run and which are skipped, and its MACs."""
     serving, macs = plan.expert(t), plan.expert_macs()[expert]
     named = list(zip(plan.layer_names, plan.masks[expert].tolist(), strict=True))
-    unit, scale = next(pair for pair in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if plan.cost.whole >= pair[1])
+    unit, scale = next(pair for pair in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)) if plan.cost.whole >= pair[1])
     lines = [f"<b>Timestep {t} is served by expert {serving}.</b> Shown: expert {expert}, {macs / scale:.4g} of "
              f"{plan.cost.whole / scale:.4g} {unit}MACs = {macs / plan.cost.whole:.1%} ({plan.cost.denominator}, "
              f"{plan.cost.convention}, {plan.cost.resolution[0]} x {plan.cost.resolution[1]} latents)."]  # fmt: skip

@@ -89,8 +89,10 @@ def throughput(history: pd.DataFrame, end: int, ax: Axes | None = None) -> Axes:
     ax.plot(history.step, history.images_per_second, color=BLUE, alpha=0.2, linewidth=0.7)
     ax.plot(history.step, smoothed(history.images_per_second), color=BLUE)
     ax.set(xlabel="step", ylabel="images / s", ylim=(0, None))
-    joint, alone = (history.images_per_second[history.phase == phase].median() for phase in ("joint", "backbone"))
-    ax.set_title(f"Throughput: {joint:.0f} images/s with the hypernetwork, {alone:.0f} after it (medians)")
+    speeds = history.groupby("phase").images_per_second.median()
+    names = {"joint": "with the hypernetwork", "backbone": "after it"}
+    parts = [f"{speeds[phase]:.0f} images/s {name}" for phase, name in names.items() if phase in speeds]
+    ax.set_title(f"Throughput: {', '.join(parts)} (medians)")
     ax.grid()
     mark_end(ax, end)
     return ax

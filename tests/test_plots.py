@@ -1,0 +1,202 @@
+"""Figures: what is drawn is what the data say, on given axes as on new ones, in colours that can be told apart."""
+
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from alter_lib import plots
+from alter_lib.evaluation.result import EvaluationResult, Grid, Metric
+from alter_lib.params import load_params
+from alter_lib.plan import CostTable, ExpertPlan
+from alter_lib.plots import style
+from alter_lib.plots.evaluation import expert_strip, tiled, wrapped
+from alter_lib.plots.layers import block_of, blocks
+from alter_lib.training import HISTORY
+
+LAYERS = ("down_blocks.0.resnets.0", "down_blocks.0.attentions.0", "mid_block.resnets.0", "up_blocks.1.attentions.2")
+COSTS = CostTable((10, 20, 30, 40), 100, "linear+conv", (8, 8))
+
+
+def make_plan(masks: list[list[int]], routing: list[int]) -> ExpertPlan:
+    return ExpertPlan(torch.tensor(masks), torch.tensor(routing), LAYERS, COSTS, "UNet2DConditionModel", "hash", 0.65)
+
+
+PLAN = make_plan([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]], [0, 0, 0, 1, 1, 0])
+
+
+@pytest.fixture
+def params(tmp_path: Path):
+    return load_params("params/smoke.yaml", {"run.out": str(tmp_path)})
+
+
+def test_blocks_by_hand() -> None:
+    assert blocks(LAYERS) == [("down 0", 0, 1), ("mid", 2, 2), ("up 1", 3, 3)]
+    assert block_of("transformer_blocks.7") == "blocks"
+
+
+def test_mask_picture_shades_running_layers_by_their_share_of_the_macs() -> None:
+    ax = plots.masks(PLAN)
+    shown = ax.images[0].get_array()
+    expected = np.array([[5, 10, np.nan, 20], [5, np.nan, np.nan, np.nan], [5, 10, 15, 20]])
+    np.testing.assert_array_equal(shown.filled(np.nan), expected)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["R", "T", "R", "T"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0   85%", "1   55%", "2   100%"]
+
+
+def test_routing_draws_one_mark_a_timestep() -> None:
+    ax = plots.routing(PLAN, visited=[5, 2])
+    np.testing.assert_array_equal(ax.collections[0].get_offsets()[:, 1], PLAN.routing)
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [5, 2])
+    assert "2 of 3 experts in use, 2 switches" in ax.get_title("left")
+
+
+def test_macs_per_timestep_names_the_plans_own_ratios() -> None:
+    ax = plots.macs_per_timestep(PLAN, visited=[3, 4])
+    legend = " ".join(text.get_text() for text in ax.get_legend().get_texts())
+    assert f"all T: {100 * PLAN.achieved_ratio:.2f} %" in legend and "visited by the sampler: 55.00 %" in legend
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], [85, 85, 85, 55, 55, 85])
+
+
+def test_mask_distances_by_hand() -> None:
+    np.testing.assert_array_equal(plots.mask_distances(PLAN), [[0, 2, 1], [2, 0, 3], [1, 3, 0]])
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_mask_distance_is_a_metric(masks: list[list[int]]) -> None:
+    distance = plots.mask_distances(make_plan(masks, [0]))
+    assert (distance == distance.T).all() and (distance.diagonal() == 0).all()
+    assert (distance[:, :, None] <= distance[:, None, :] + distance.T[None]).all()
+
+
+def test_experts_figure_shows_shares() -> None:
+    distances, shares = plots.experts(PLAN)
+    assert len(distances.texts) == 9
+    np.testing.assert_allclose([bar.get_height() for bar in shares.patches], [400 / 6, 200 / 6, 0])
+
+
+def test_expert_strip_names_the_expert_of_each_call() -> None:
+    ax = Figure().subplots()
+    expert_strip(ax, PLAN, [5, 4, 3, 0])
+    assert [text.get_text() for text in ax.texts] == ["0", "1", "1", "0"]
+
+
+def test_tiled_by_hand() -> None:
+    sheet = tiled(np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8), columns=2, gap=1)
+    np.testing.assert_array_equal(sheet[..., 0], [[0, 255, 1], [255, 255, 255], [2, 255, 255]])
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200))
+def test_captions_fit_two_lines(caption: str) -> None:
+    lines = wrapped(caption)
+    assert 1 <= len(lines) <= 2 and all(len(line) <= 18 for line in lines)
+
+
+def evaluation_result(folder: Path) -> EvaluationResult:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    metrics = [Metric(name, "real", 1.0, n=8, interval=(0.9, 1.1)) for name in ("fid_alexnet", "proxy_text_score")]
+    for method, steps, macs in (("teacher", 20, 4e9), ("teacher", 13, 2.6e9), ("alter", 20, 2.6e9)):
+        metrics.append(Metric("total_macs", method, macs, steps, macs_convention="linear+conv"))
+        for name in ("fid_alexnet", "proxy_text_score"):
+            metrics.append(Metric(name, method, float(steps), steps, n=8, interval=(steps - 1.0, steps + 2.0)))
+    pictures = {"real": images, "teacher@20": images, "alter@20": images}
+    calls = {"teacher@20": [5.0, 3.0], "alter@20": [5.0, 3.0]}
+    return EvaluationResult(tuple(metrics), Grid(("a", "b", "c"), pictures, calls), folder)
+
+
+def test_quality_stands_against_total_macs_with_its_intervals(tmp_path: Path) -> None:
+    ax = plots.quality_against_macs(evaluation_result(tmp_path))
+    teacher, alter = ax[0].containers
+    np.testing.assert_allclose(teacher.lines[0].get_xydata(), [[4, 20], [2.6, 13]])
+    np.testing.assert_allclose(alter.lines[0].get_xydata(), [[2.6, 20]])
+    np.testing.assert_allclose(alter.lines[2][0].get_segments()[0], [[2.6, 19], [2.6, 22]])
+
+
+def test_side_by_side_puts_a_strip_under_alter_alone(tmp_path: Path) -> None:
+    figure = plots.side_by_side(evaluation_result(tmp_path), PLAN)
+    strips = [[text.get_text() for text in ax.texts] for ax in figure.axes[3:]]
+    assert strips == [[], ["2 calls of the whole network"], ["0", "1"]]
+
+
+def history(steps: int, end: int) -> pd.DataFrame:
+    k = np.arange(1, steps + 1)
+    losses = dict.fromkeys(("L_U", "L_featKD", "L_outKD", "L_denoise"), 1 / k)
+    known = {"step": k, "phase": np.where(k <= end, "joint", "backbone"), "ratio": 0.7, "images_per_second": 10.0 * k}
+    return pd.DataFrame(known | losses, columns=HISTORY)
+
+
+@pytest.mark.parametrize("end", [0, 3])  # 0: nothing but fine-tuning
+def test_training_curves(end: int) -> None:
+    frame = history(6, end)
+    ax = plots.training_curves(frame, 0.65, end)
+    np.testing.assert_allclose(ax[0].lines[0].get_ydata(), frame.L_U)
+    assert plots.live_curves(frame, 0.65, end).shape == (2,)
+    speeds = {0: "35 images/s after it", 3: "20 images/s with the hypernetwork, 50 images/s after it"}
+    assert plots.throughput(frame, end).get_title("left") == f"Throughput: {speeds[end]} (medians)"
+
+
+def test_figures_draw_on_the_axes_that_they_are_given() -> None:
+    ax = Figure().subplots(2, 3)
+    assert plots.masks(PLAN, ax[0, 0]) is ax[0, 0]
+    assert list(plots.experts(PLAN, ax[1, :2])) == list(ax[1, :2])
+    assert list(plots.training_curves(history(3, 1), 0.65, 1, ax)) == list(ax.ravel())
+
+
+def test_nothing_is_left_in_pyplot() -> None:
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    plots.overview(PLAN)
+    assert plt.get_fignums() == before
+
+
+def test_save_writes_into_the_run_and_displays(params) -> None:
+    saved = plots.save(plots.masks(PLAN), params, "04_masks")
+    assert saved.path == params.run_folder / "figures" / "04_masks.png"
+    data, metadata = saved._repr_mimebundle_()
+    assert data["image/png"] == saved.path.read_bytes() and data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"].startswith("Masks of the experts")
+    assert [path.name for path in saved.path.parent.iterdir()] == ["04_masks.png"]  # no temporary file is left
+    assert plots.png(plots.masks(PLAN).figure) == saved.path.read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 11, 12, 40])
+def test_every_expert_has_its_own_colour(count: int) -> None:
+    assert len(set(style.expert_colors(count))) == count
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+DEFICIENCIES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "none": np.eye(3),
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of linear sRGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt((to_xyz @ linear.clip(0, 1)) / np.array([0.9505, 1, 1.089]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_main_colours_differ_for_colour_blind_readers(deficiency: str) -> None:
+    matrix = np.array(DEFICIENCIES[deficiency])
+    colors = [lab(matrix @ np.array(to_rgb(color)) ** 2.2) for color in style.PALETTE[:7]]
+    closest = min(np.linalg.norm(a - b) for a, b in combinations(colors, 2))
+    assert closest > 10  # CIE76: about 2 is just noticeable
+
+
+def test_shades_grow_darker_with_the_value_for_every_reader() -> None:
+    import matplotlib
+
+    shades = [lab(np.array(color[:3]) ** 2.2)[0] for color in matplotlib.colormaps[style.MAP](np.linspace(0, 1, 9))]
+    assert all(a > b for a, b in pairwise(shades))

@@ -132,9 +132,13 @@ def write_artefact(trainer: Trainer, folder: Path) -> None:
         trainer.ema.store(trainer.theta)
         trainer.ema.copy_to(trainer.theta)
     pipeline = trainer.backbone.pipeline
-    before = pipeline.dtype
-    save_pipeline(pipeline.to(torch.float16), trainer.current_plan(), folder)
-    pipeline.to(before)
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    before = [network.dtype for network in networks]
+    for network in networks:  # stored in half precision, as releases are
+        network.half()
+    save_pipeline(pipeline, trainer.current_plan(), folder)
+    for network, dtype in zip(networks, before, strict=True):
+        network.to(dtype)
     if trainer.ema:
         trainer.ema.restore(trainer.theta)
 

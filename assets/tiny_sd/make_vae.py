@@ -1,6 +1,6 @@
 """Trains the AutoencoderKL of tiny_sd on the emoji: 32 x 32 x 3 -> 8 x 8 x 12 latents. Resumable.
 
-    python assets/tiny_sd/make_vae.py [--steps 2000]
+    python assets/tiny_sd/make_vae.py [--steps 2000] [--device cuda]
 
 Loss: mean squared error + 1e-6 x KL, as Stable Diffusion's first stage without its perceptual and adversarial terms
 (at 32 px little is blurred away). Latents are scaled to unit variance (`scaling_factor`).
@@ -42,7 +42,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
     with torch.no_grad():
-        return psnr(torch.cat([vae(batch).sample.clamp(-1, 1) for batch in images.split(128)]), images)
+        decoded = [vae(batch.to(vae.device)).sample.clamp(-1, 1).cpu() for batch in images.split(128)]
+        return psnr(torch.cat(decoded), images)
 
 
 def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int) -> None:
@@ -52,7 +53,7 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
     )
     ema, log, first = EMAModel(vae.parameters(), decay=0.998), HERE / "vae_log.csv", 0
     if (state := STATE / "vae.pt").exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, weights_only=True, map_location=vae.device)
         first = saved["step"]
         for part, name in ((vae, "vae"), (optimizer, "optimizer"), (schedule, "schedule"), (ema, "ema")):
             part.load_state_dict(saved[name])
@@ -60,9 +61,9 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
         log.write_text("step,mse,kl,psnr_train,psnr_held_out\n")
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="vae", mininterval=10):
         generator = torch.Generator().manual_seed(SEED * 10**6 + step)
-        batch = augment(images[torch.randint(len(images), (BATCH,), generator=generator)], generator)
+        batch = augment(images[torch.randint(len(images), (BATCH,), generator=generator)], generator).to(vae.device)
         posterior = vae.encode(batch).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
         mse = (vae.decode(posterior.mean + posterior.std * noise).sample - batch).square().mean()
         kl = posterior.kl().mean()
         (mse + KL_WEIGHT * kl).backward()
@@ -96,10 +97,12 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
-    steps = parser.parse_args().steps
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
     torch.manual_seed(SEED)
-    vae, images, held_out = AutoencoderKL(**CONFIG), emoji("train")[0], emoji("test")[0]
-    train(vae, images, held_out, steps)
+    vae, images, held_out = AutoencoderKL(**CONFIG).to(options.device), emoji("train")[0], emoji("test")[0]
+    train(vae, images, held_out, options.steps)
+    vae = vae.cpu()
     with torch.no_grad():
         latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(128)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))

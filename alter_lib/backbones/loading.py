@@ -32,8 +32,9 @@ def load_backbone(
     cost: the `cost` section of Params.
     Raises FileNotFoundError or ValueError, one line that names what was asked for and what is allowed.
     """
+    release: dict[str, str | None] = {}
     if not isinstance(spec, str):  # a section of Params; an explicit device wins
-        device = device or spec.device
+        device, release = device or spec.device, {"variant": spec.variant, "revision": spec.revision}
         spec, weights, dtype = spec.id, spec.weights, spec.dtype
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     device = (
@@ -43,7 +44,7 @@ def load_backbone(
         with torch.device(device):
             pipeline = random_pipeline(spec, dtype)
     else:
-        pipeline = pretrained_pipeline(spec, dtype).to(device)
+        pipeline = pretrained_pipeline(spec, dtype, release).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return wrap(pipeline, getattr(cost, "convention", WITH_ATTENTION), getattr(cost, "resolution", None))
 
@@ -53,14 +54,17 @@ def local_folder(spec: str) -> Path | None:
     return path if (path := ROOT / spec).is_dir() else None
 
 
-def pretrained_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
+def pretrained_pipeline(spec: str, dtype: torch.dtype, release: dict[str, str | None]) -> DiffusionPipeline:
+    """`from_pretrained` of a folder or hub id; release: its variant and revision."""
     folder = local_folder(spec)
     if folder and not (folder / "model_index.json").exists():
         raise FileNotFoundError(f"backbone.id: {spec} has no model_index.json: not a diffusers pipeline folder")
     if not folder and (spec.count("/") > 1 or Path(spec).is_absolute()):
         raise FileNotFoundError(f"backbone.id: no folder {spec}")
     try:
-        return DiffusionPipeline.from_pretrained(folder or HUB_IDS.get(spec, spec), dtype=dtype, safety_checker=None)
+        return DiffusionPipeline.from_pretrained(
+            folder or HUB_IDS.get(spec, spec), dtype=dtype, safety_checker=None, **release
+        )
     except OSError as error:
         raise FileNotFoundError(
             f"backbone.id: {spec} is neither a folder nor reachable on the hub "

@@ -1,5 +1,6 @@
 """L_U: what a pruned denoiser has to reproduce (paper §3.3), from one noised batch and one teacher pass."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -43,7 +44,15 @@ class Noised:
 class Objective:
     """Runs teacher and student and compares them. `theta_T` is the frozen pretrained backbone."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, scheduler_config: dict, weights: Loss) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        scheduler_config: dict,
+        weights: Loss,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.autocast = autocast
         self.teacher, self.student, self.weights = teacher, student, weights
         self.scheduler = DDPMScheduler.from_config(scheduler_config)  # for the forward process only
         self.taps = {network: FeatureTap(network) for network in (teacher, student)}
@@ -61,7 +70,7 @@ class Objective:
 
     def run(self, network: nn.Module, noised: Noised, context: AbstractContextManager | None = None) -> tuple:
         """Prediction [B, C, h, w] and block features of one network."""
-        with context or nullcontext():
+        with context or nullcontext(), self.autocast():
             prediction = network(noised.x_t, noised.device_timesteps, noised.text, return_dict=False)[0]
         return prediction, self.taps[network].take()
 

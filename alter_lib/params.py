@@ -129,7 +129,7 @@ class Training(Section):
     checkpoint_every: Count = 1000
     correct_ratio: Flag = False  # smallest exact correction of a plan that ends off target
     num_processes: Count = 1
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"  # autocast; weights stay float32. fp16 would need a loss scaler
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:

@@ -67,7 +67,8 @@ def sub_batch_forward(
     x_in = identity_part(module, hidden)
     if len(rows) == 0:
         return repack(module, x_in, keywords)
-    return repack(module, x_in.index_copy(0, rows, run_rows(forward, arguments, keywords, rows, len(hidden))), keywords)
+    f_x = run_rows(forward, arguments, keywords, rows, len(hidden)).to(x_in.dtype)  # autocast mixes dtypes
+    return repack(module, x_in.index_copy(0, rows, f_x), keywords)
 
 
 def straight_through_forward(
@@ -88,10 +89,10 @@ def straight_through_forward(
     x_in = identity_part(module, hidden)
     f_x = torch.zeros_like(x_in)
     if len(on):
-        f_x = f_x.index_copy(0, on, run_rows(forward, arguments, keywords, on, batch))
+        f_x = f_x.index_copy(0, on, run_rows(forward, arguments, keywords, on, batch).to(x_in.dtype))
     if len(off):
         with torch.no_grad():
-            rest = run_rows(forward, arguments, keywords, off, batch)
+            rest = run_rows(forward, arguments, keywords, off, batch).to(x_in.dtype)
         f_x = f_x.index_copy(0, off, rest)
     m = m.view(-1, *[1] * (x_in.ndim - 1)).to(x_in.dtype)
     return repack(module, (1 - m) * x_in + m * f_x, keywords)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
@@ -26,13 +27,16 @@ class Trainer:
 
     def __init__(self, params: Params, backbone: Backbone | None = None) -> None:
         self.params, training = params, params.training
+        AcceleratorState._reset_state()  # a kernel may train a second run, with another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=params.backbone.device == "cpu")
         device = self.accelerator.device
         torch.manual_seed(params.run.seed)
         self.backbone = backbone or load_backbone(params.backbone, device=str(device), cost=params.cost)
         self.student = self.backbone.denoiser.train()
         teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self.objective = Objective(teacher, self.student, self.backbone.pipeline.scheduler.config, params.loss)
+        self.objective = Objective(
+            teacher, self.student, self.backbone.pipeline.scheduler.config, params.loss, self.accelerator.autocast
+        )
         self.modules = [layer.module for layer in self.backbone.layers]
         self.layer_macs = torch.tensor([float(layer.macs) for layer in self.backbone.layers], device=device)
         self.fixed_macs = float(self.backbone.fixed_macs) if params.cost.denominator == "total" else 0.0

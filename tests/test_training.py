@@ -109,6 +109,11 @@ def test_reference_execution_follows_the_authors_order(params):
     assert row["L_H"] > 0 and row["L_U"] > 0
 
 
+def test_bf16_autocast_trains_float32_weights_close_to_full_precision(params):
+    rows = [Trainer(params(kind, training__mixed_precision=kind)).step() for kind in ("no", "bf16")]
+    assert rows[1]["L_U"] == pytest.approx(rows[0]["L_U"], rel=0.05) and rows[0]["L_U"] != rows[1]["L_U"]
+
+
 def test_a_run_with_other_params_is_refused_and_kept(params):
     result = train(params("kept"))
     before = artefact_bytes(result)

@@ -25,13 +25,13 @@ def sampling_constants(closed: pd.DataFrame, ax: Sequence[Axes] | None = None) -
     for color, (temperature, curve) in zip((GREEN, BLUE, RED), top.groupby("temperature"), strict=False):
         ax[1].semilogy(curve.logit, curve.slope, color=color, label=f"sigmoid, temperature {temperature:g}")
     ax[1].axhline(1, color=INK, linestyle="--", label="identity")
-    ax[1].set(xlabel="logit L", ylabel="d mask / d L", ylim=(1e-9, 20))
+    ax[1].set(xlabel="logit L", ylabel="d mask / d L", ylim=(1e-14, 20))
     ax[1].set_title(f"Slope of a noise-free mask at offset {highest:g}:\nhardly any where training starts (L = 0)")
     for each in ax:
         each.axvline(0, color=MUTED, linewidth=0.8)
         each.grid()
-    ax[0].legend(loc="center left", bbox_to_anchor=(0, 0.6))
-    ax[1].legend(loc="lower left", framealpha=0.85, frameon=True, edgecolor="none")
+    ax[0].legend(loc="lower right")
+    ax[1].legend(loc="lower center", framealpha=0.85, frameon=True, edgecolor="none")
     return ax
 
 

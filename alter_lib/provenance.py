@@ -87,9 +87,9 @@ def _gpus() -> list[str]:
 
 _ENDS = r"(?![\w.-])"
 _PLACES = (
+    (re.escape(sys.prefix) + _ENDS, "<env>"),  # first: it may lie inside the repository
     (re.escape(f"{ROOT}{os.sep}"), ""),
     (re.escape(str(ROOT)) + _ENDS, "."),
-    (re.escape(sys.prefix) + _ENDS, "<env>"),
     (re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py", "<cell>"),
     (re.escape(str(Path.home())) + r"(?=/)", "~"),
 )

@@ -122,7 +122,10 @@ from pathlib import Path
 from alter_lib import runner
 runner.NOTEBOOKS = Path({str(project.notebooks)!r})
 sys.exit(runner.main({[*ARGUMENTS, "--out", str(project.out)]!r}))"""
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
+    )  # fmt: skip
     wait_for(lambda: marker.exists() and marker.read_text())
     process.send_signal(sign)
     _, err = process.communicate(timeout=120)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from alter_lib import skipping
 from alter_lib.backbones import unet as adapter
 
-TOLERANCE = dict(rtol=1e-4, atol=1e-5)
+TOLERANCE = dict(rtol=1e-6, atol=1e-8)  # of float64: norms over two values amplify float32 rounding beyond use
 
 
 def small_unet(widths: tuple[int, ...] = (8, 16, 16, 16), groups: int = 4) -> UNet2DConditionModel:
-    """SD2.1's block layout at other widths, random weights."""
+    """SD2.1's block layout at other widths, random weights, float64."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=8,
@@ -27,7 +27,7 @@ def small_unet(widths: tuple[int, ...] = (8, 16, 16, 16), groups: int = 4) -> UN
         layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    )
+    ).double()
 
 
 UNETS = {widths: small_unet(widths) for widths in ((8, 16, 16, 16), (8, 8, 16, 24), (16, 8, 8, 8))}
@@ -40,9 +40,9 @@ def case(drawn: tuple) -> tuple:
     modules = [module for _, _, module in adapter.prunable_layers(UNETS[widths])]
     masks = torch.rand(batch, len(modules), generator=random) < 0.6
     inputs = (
-        torch.randn(batch, 4, 8, 8, generator=random),
+        torch.randn(batch, 4, 8, 8, generator=random, dtype=torch.float64),
         torch.randint(1000, (batch,), generator=random),
-        torch.randn(batch, 5, 16, generator=random),
+        torch.randn(batch, 5, 16, generator=random, dtype=torch.float64),
     )
     return UNETS[widths], modules, masks, inputs
 
@@ -57,14 +57,14 @@ def gradients(unet: UNet2DConditionModel, output: torch.Tensor) -> dict[str, tor
 @given(CASES)
 def test_sub_batch_is_the_masked_forward_in_values_and_gradients(drawn):
     unet, modules, masks, inputs = case(drawn)
-    with skipping.masked(modules, masks.float()):
+    with skipping.masked(modules, masks.double()):
         expected = unet(*inputs).sample
     with skipping.sub_batch(modules, masks):
         found = unet(*inputs).sample
     torch.testing.assert_close(found, expected, **TOLERANCE)
     wanted = gradients(unet, expected)
     for name, gradient in gradients(unet, found).items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-4 * (1 + wanted[name].abs().max().item()))
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-7 * (1 + wanted[name].abs().max().item()))
 
 
 @settings(max_examples=15, deadline=None)
@@ -75,14 +75,14 @@ def test_no_graph_through_masked_samples_is_plain_autograd(drawn):
     results = []
     unet.requires_grad_(False)
     for context in (lambda m: skipping.masked(modules, m), lambda m: skipping.straight_through(modules, m, masks)):
-        m, x_in = masks.float().requires_grad_(), x.clone().requires_grad_()
+        m, x_in = masks.double().requires_grad_(), x.clone().requires_grad_()
         with context(m):
             output = unet(x_in, t, text).sample
         output.square().sum().backward()
         results.append((output.detach(), m.grad, x_in.grad))
     unet.requires_grad_(True)
     for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * (1 + expected.abs().max().item()))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7 * (1 + expected.abs().max().item()))
 
 
 @pytest.mark.parametrize("widths", list(UNETS))
@@ -118,6 +118,6 @@ def test_all_ones_is_the_unpruned_network_bit_for_bit_and_contexts_come_off():
 def test_a_skipped_decoder_resnet_passes_the_hidden_half_alone():
     unet = UNETS[8, 16, 16, 16]
     resnet = unet.up_blocks[1].resnets[1]
-    hidden, skip = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
+    hidden, skip = torch.randn(2, 1, 16, 4, 4, dtype=torch.float64)
     with skipping.sub_batch([resnet], torch.tensor([[False]])):
-        assert torch.equal(resnet(torch.cat([hidden, skip], 1), torch.randn(1, 32)), hidden)
+        assert torch.equal(resnet(torch.cat([hidden, skip], 1), torch.randn(1, 32, dtype=torch.float64)), hidden)

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from hypothesis import settings
 
-settings.register_profile("project", deadline=None)  # a busy machine is no failure
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)  # a busy machine is no failure
 settings.load_profile("project")
 
 

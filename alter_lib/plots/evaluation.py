@@ -99,6 +99,7 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
         each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
         each.set(xlabel=f"GMACs an image ({result.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
         each.set_title(f"{label.split(' (')[0]}, N = {real.n}")
+        each.margins(x=0.14)
         each.grid()
     ax[0].set_ylim(bottom=0)
     ax[0].legend()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from ..plan import ExpertPlan
 from .style import BLUE, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
@@ -28,8 +29,8 @@ def tiled(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 @styled
-def image_grid(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
-    """Pictures [N, H, W, 3] uint8 with their prompts below."""
+def image_grid(images: np.ndarray | Sequence[Image], captions: Sequence[str], columns: int = 8) -> Figure:
+    """Pictures (uint8 [N, H, W, 3], or those of a pipeline) with their prompts below."""
     rows = -(-len(images) // columns)
     figure = Figure((WIDTH, rows * (WIDTH / columns + 0.3)), layout="constrained")
     for ax, image, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, images, captions, strict=False):

@@ -8,9 +8,9 @@ Loss: mean squared error + 1e-6 x KL, as Stable Diffusion's first stage without 
 
 import argparse
 import csv
+import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
@@ -49,7 +49,7 @@ def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
 def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(k / steps, 1.0))) + 1e-3
+        optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(k / steps, 1.0))) + 1e-3
     )
     ema, log, first = EMAModel(vae.parameters(), decay=0.998), HERE / "vae_log.csv", 0
     if (state := STATE / "vae.pt").exists():

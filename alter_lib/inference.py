@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -91,10 +92,13 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """The pipeline of a folder or hub repository with its plan applied.
 
-    arguments: those of DiffusionPipeline.from_pretrained (dtype, revision, token, ...). compile: as in apply_plan.
+    arguments: those of DiffusionPipeline.from_pretrained (dtype, revision, token, ...); dtype is float32 unless given,
+    since transformers would keep a text encoder's stored half precision beside it. compile: as in apply_plan.
     Raises PlanError where there is no plan.json, or where it was made for other weights.
     """
     plan = load_plan(folder_or_hub_id, {key: arguments[key] for key in HUB_ARGUMENTS if key in arguments})
+    if "torch_dtype" not in arguments:  # the older name of dtype
+        arguments.setdefault("dtype", torch.float32)
     pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
     apply_plan(pipe, fitted(plan, denoiser_of(pipe), folder_or_hub_id), compile=compile)
     return pipe

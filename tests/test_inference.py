@@ -442,6 +442,19 @@ def test_load_pipeline(artefact: Path) -> None:
     assert torch.equal(sample(pipe), sample())
 
 
+def test_an_artefact_stored_in_half_precision_draws_in_float32(artefact: Path, tmp_path: Path) -> None:
+    """transformers keeps the stored dtype, diffusers does not: the two lines of the README must not mix them."""
+    pipe = StableDiffusionPipeline.from_pretrained(artefact)
+    for network in (pipe.unet, pipe.vae, pipe.text_encoder):
+        network.half()
+    save_pipeline(pipe, PLAN, tmp_path / "half")
+    loaded = load_pipeline(tmp_path / "half")
+    loaded.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder)} == {torch.float32}
+    assert sample(loaded).isfinite().all()
+    assert load_pipeline(tmp_path / "half", dtype=torch.float16).text_encoder.dtype == torch.float16
+
+
 def test_the_plan_beside_the_weights_is_found(artefact: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(artefact)
     for target in (pipe, pipe.unet, UNet2DConditionModel.from_pretrained(artefact, subfolder="unet")):

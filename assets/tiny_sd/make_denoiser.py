@@ -176,8 +176,10 @@ def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[st
     """The pipeline folder from moving-average weights, fp16 safetensors under the standard names."""
     both.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     unet, text_encoder = both.cpu().half()
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16)
+    vae.register_to_config(_name_or_path="assets/tiny_sd/vae")  # not where this machine keeps it
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16),
+        vae=vae,
         text_encoder=text_encoder,
         unet=unet,
         tokenizer=tokenizer,
@@ -192,9 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--warm-start", action="store_true", help="begin from the committed weights"
-    )
+    parser.add_argument("--warm-start", action="store_true", help="begin from the committed weights")
     parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
     options = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")

@@ -34,8 +34,8 @@ class ExpertGenerator(nn.Module):
     """Z [N_e, N_L, D_input], orthogonal and frozen -> mask logits [N_e, N_L] (Table 5).
 
     Each expert's [N_L, D_input] is made orthogonal by itself, so that every layer has a unit vector. Orthogonal over
-    the flattened [N_e, N_L D_input], vectors of length 0.17 drown in the first bias: the logits of all layers differ by a
-    deviation of 0.08, move together, and the ratio swings between nearly all on and too few (docs/errata.md).
+    the flattened [N_e, N_L D_input], vectors of length 0.17 drown in the first bias: the logits of all layers
+    deviate by 0.08, move together, and the ratio swings between nearly all on and too few (docs/errata.md).
     """
 
     def __init__(self, num_experts: int, num_layers: int, input_dim: int = 64, hidden_dim: int = 256) -> None:

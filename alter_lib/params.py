@@ -83,8 +83,8 @@ class Data(Section):
     source: Literal["emoji"] = "emoji"
     keywords: Flag = True  # captions: the name and a random subset of the keywords
     caption_dropout: Share = 0.1  # share of empty captions, for classifier-free guidance
-    cache_latents: Literal[True] = True  # encoding on the fly is not built yet: false is refused, not ignored
-    cache_text: Literal[True] = True  # likewise
+    cache_latents: Flag = True  # encode all images before training; false: batch by batch, for sets that don't fit
+    cache_text: Flag = True  # likewise for the captions
     limit: Count | None = None  # first images only
 
 

@@ -1,4 +1,5 @@
-"""Training batches: cached VAE latents and text embeddings; random numbers derive from (seed, sample, epoch)."""
+"""Training batches: VAE latents and text embeddings, cached or made on the fly; random numbers derive from (seed,
+sample, epoch)."""
 
 from dataclasses import dataclass
 
@@ -55,43 +56,58 @@ class EmojiBatches:
     """Batches of the emoji's training split; `batch(step)` depends on (seed, step) alone, so a resumed run repeats it.
 
     An epoch is one seeded permutation. A sample's caption, posterior noise, noise and timestep come from (seed, index,
-    epoch): the batch is the same however it is sharded over processes.
+    epoch): the batch is the same however it is sharded over processes. Latents and text are encoded once, or batch by
+    batch where `data.cache_latents` or `data.cache_text` is false: slower, without the memory of the caches.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, data: Data, batch_size: int, seed: int) -> None:
         images, rows = emoji.load("train")
-        images, rows = torch.from_numpy(images[: data.limit]), rows[: data.limit]
-        self.mean, self.std = encode_images(pipeline, images)
-        self.captions = [emoji.captions(row, data.keywords) for row in rows]
-        flat = [caption for row in self.captions for caption in row]
-        self.text = encode_text(pipeline, ["", *flat])  # row 0: the dropped caption
+        self.pipeline, self.images = pipeline, torch.from_numpy(images[: data.limit])
+        self.captions = [emoji.captions(row, data.keywords) for row in rows[: data.limit]]
+        self.posteriors = encode_images(pipeline, self.images) if data.cache_latents else None
+        self.states = None
+        if data.cache_text:
+            flat = ["", *dict.fromkeys(caption for row in self.captions for caption in row)]
+            self.states = dict(zip(flat, encode_text(pipeline, flat), strict=True))
         self.dropout, self.batch_size, self.seed = data.caption_dropout, batch_size, seed
         self.num_timesteps = pipeline.scheduler.config.num_train_timesteps
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.images)
 
-    def sample(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-        random = generator(self.seed, index, epoch)
-        shape = self.mean.shape[1:]
-        latent = self.mean[index] + self.std[index] * torch.randn(shape, generator=random)
-        noise = torch.randn(shape, generator=random)
-        timestep = int(torch.randint(self.num_timesteps, (), generator=random))
-        count = len(self.captions[index])
-        variant = int(torch.randint(count, (), generator=random))
-        dropped = torch.rand((), generator=random) < self.dropout
-        return latent, noise, self.text[0 if dropped else 1 + index * count + variant], timestep
+    def latents(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the posteriors of some images [n, C, h, w]."""
+        if self.posteriors is None:
+            return encode_images(self.pipeline, self.images[indices])
+        return tuple(part[indices] for part in self.posteriors)
+
+    def text(self, captions: list[str]) -> torch.Tensor:
+        """Text encoder states [n, tokens, D]."""
+        if self.states is None:
+            return encode_text(self.pipeline, captions)
+        return torch.stack([self.states[caption] for caption in captions])
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The share of process `rank` of step's batch; steps count from 0 and run through epoch after epoch."""
         first = step * self.batch_size
-        positions = range(first + rank, first + self.batch_size, world_size)
-        samples = []
-        for position in positions:
-            epoch, place = divmod(position, len(self))
-            samples.append(self.sample(int(self.permutation(epoch)[place]), epoch))
-        latents, noise, text, timesteps = zip(*samples, strict=True)
-        return Batch(torch.stack(latents), torch.stack(noise), torch.stack(text), torch.tensor(timesteps))
+        places = [divmod(i, len(self)) for i in range(first + rank, first + self.batch_size, world_size)]
+        indices = [int(self.permutation(epoch)[place]) for epoch, place in places]
+        mean, std = self.latents(indices)
+        posterior_noise, noise, timesteps, captions = zip(
+            *(self.draw(index, epoch, mean.shape[1:]) for index, (epoch, _) in zip(indices, places, strict=True)),
+            strict=True,
+        )
+        latents = mean + std * torch.stack(posterior_noise)
+        return Batch(latents, torch.stack(noise), self.text(list(captions)), torch.tensor(timesteps))
+
+    def draw(self, index: int, epoch: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor, int, str]:
+        """All that is random about one sample: posterior noise, noise, timestep and caption ("": dropped)."""
+        random = generator(self.seed, index, epoch)
+        posterior_noise, noise = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+        timestep = int(torch.randint(self.num_timesteps, (), generator=random))
+        caption = self.captions[index][int(torch.randint(len(self.captions[index]), (), generator=random))]
+        dropped = torch.rand((), generator=random) < self.dropout
+        return posterior_noise, noise, timestep, "" if dropped else caption
 
     def permutation(self, epoch: int) -> torch.Tensor:
         if getattr(self, "_epoch", None) != epoch:  # one permutation is kept: batches ask for it sample by sample

@@ -1,6 +1,6 @@
 """Pretrains the UNet and the text encoder of tiny_sd (the ALTER teacher) on the emoji. Seeded and resumable.
 
-    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--warm-start] [--export-only]
+    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--compile] [--warm-start] [--export-only SNAPSHOT]
 
 Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split.
 The learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
@@ -110,7 +110,7 @@ def ema_weights(networks: torch.nn.ModuleList, ema: EMAModel) -> dict[str, torch
     return {name: shadow.half().cpu().contiguous() for name, shadow in zip(names, ema.shadow_params, strict=True)}
 
 
-def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str) -> None:
+def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str, compiled: bool) -> None:
     images, rows = emoji("train")
     vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
     with torch.no_grad():
@@ -121,9 +121,10 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
     bases, variants = is_base.nonzero()[:, 0], (~is_base).nonzero()[:, 0]
     scheduler = PNDMScheduler(**SCHEDULER)
     alphas = scheduler.alphas_cumprod
-    unet, text_encoder = both
-    optimizer = torch.optim.AdamW(both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
-    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY), HERE / "denoiser_log.csv", 0
+    unet, text_encoder = both.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+    denoise = torch.compile(unet) if compiled else unet
+    optimizer = torch.optim.AdamW(both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY, foreach=True), HERE / "denoiser_log.csv", 0
     if (state := STATE / "denoiser.pt").exists():
         saved = torch.load(state, weights_only=True, map_location=device)
         first = saved["step"]
@@ -140,7 +141,7 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
         target = (alpha.sqrt() * batch["noise"] - (1 - alpha).sqrt() * clean).to(device)  # v-prediction
         tokens = tokenizer(batch["captions"], padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = text_encoder(tokens.to(device)).last_hidden_state
-        loss = (unet(noisy, batch["timesteps"].to(device), states).sample - target).square().mean()
+        loss = (denoise(noisy, batch["timesteps"].to(device), states).sample - target).square().mean()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         loss.backward()
@@ -194,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: minutes first, then faster")
     parser.add_argument("--warm-start", action="store_true", help="begin from the committed weights")
     parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
     options = parser.parse_args()
@@ -204,7 +206,7 @@ def main() -> None:
     if options.warm_start:
         for network, name in zip(both, ("unet/diffusion_pytorch_model", "text_encoder/model"), strict=True):
             network.load_state_dict({k: v.float() for k, v in load_file(HERE / f"{name}.safetensors").items()})
-    train(both.to(options.device), tokenizer, options.steps, options.device)
+    train(both.to(options.device), tokenizer, options.steps, options.device, options.compile)
     export(both, tokenizer, load_file(sorted((STATE / "snapshots").glob("*.safetensors"))[-1]), HERE)
 
 

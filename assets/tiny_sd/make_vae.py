@@ -1,6 +1,6 @@
 """Trains the AutoencoderKL of tiny_sd on the emoji: 32 x 32 x 3 -> 8 x 8 x 12 latents. Resumable.
 
-    python assets/tiny_sd/make_vae.py [--steps 2000] [--device cuda]
+    python assets/tiny_sd/make_vae.py [--steps 2000] [--batch-size 32] [--device cuda]
 
 Loss: mean squared error + 1e-6 x KL, as Stable Diffusion's first stage without its perceptual and adversarial terms
 (at 32 px little is blurred away). Latents are scaled to unit variance (`scaling_factor`).
@@ -18,7 +18,7 @@ from make_common import STATE, atomic_save, emoji, psnr
 from tqdm.auto import tqdm
 
 HERE = Path(__file__).parent
-BATCH, LEARNING_RATE, KL_WEIGHT, SEED = 32, 2e-3, 1e-6, 0
+LEARNING_RATE, KL_WEIGHT, SEED = 2e-3, 1e-6, 0
 CONFIG = dict(
     in_channels=3,
     out_channels=3,
@@ -46,7 +46,7 @@ def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
         return psnr(torch.cat(decoded), images)
 
 
-def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int) -> None:
+def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int, size: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(k / steps, 1.0))) + 1e-3
@@ -61,7 +61,7 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
         log.write_text("step,mse,kl,psnr_train,psnr_held_out\n")
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="vae", mininterval=10):
         generator = torch.Generator().manual_seed(SEED * 10**6 + step)
-        batch = augment(images[torch.randint(len(images), (BATCH,), generator=generator)], generator).to(vae.device)
+        batch = augment(images[torch.randint(len(images), (size,), generator=generator)], generator).to(vae.device)
         posterior = vae.encode(batch).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
         mse = (vae.decode(posterior.mean + posterior.std * noise).sample - batch).square().mean()
@@ -97,11 +97,12 @@ def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, step
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.manual_seed(SEED)
     vae, images, held_out = AutoencoderKL(**CONFIG).to(options.device), emoji("train")[0], emoji("test")[0]
-    train(vae, images, held_out, options.steps)
+    train(vae, images, held_out, options.steps, options.batch_size)
     vae = vae.cpu()
     with torch.no_grad():
         latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(128)])

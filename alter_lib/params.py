@@ -156,6 +156,7 @@ class Evaluation(Section):
     steps: tuple[Count, ...] = Field((20,), min_length=1)
     teacher_steps: tuple[Count, ...] = (50, 25, 20, 13, 10)
     teacher_results: str | None = None  # a committed JSON of the teacher's figures, which never change
+    controls: tuple[Name, ...] = ()  # other runs in run.out to measure beside this one, e.g. an unpruned control
     target_fid_ratio: Positive | None = None  # FID-AlexNet, ALTER / teacher at equal steps: what the report judges by
     bootstrap: Count = 1000  # resamples of a 95 % interval
     seed: Seed = 0

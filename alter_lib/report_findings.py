@@ -91,8 +91,14 @@ def _quality(params: Params, metrics: Sequence[Mapping[str, Any]]) -> Iterator[F
     target = params.evaluation.target_fid_ratio
     for metric in metrics:
         same_steps = metric.get("against") == f"teacher@{metric.get('steps')}"
-        if (metric["name"], metric["method"]) == ("fid_alexnet_ratio", "alter") and same_steps:
-            question = f"FID-AlexNet, ALTER / unpruned, {metric['steps']} steps, N = {metric['n']}"
+        if metric["name"] != "fid_alexnet_ratio" or not same_steps:
+            continue
+        where = f"{metric['steps']} steps, N = {metric['n']}"
+        if metric["method"] != "alter":
+            question = f"FID-AlexNet, control {metric['method']} / unpruned, {where}"
+            yield _judged(question, _interval(metric), "none", None)
+        else:
+            question = f"FID-AlexNet, ALTER / unpruned, {where}"
             aim = f"at most {target:g}" if target else "none"
             paper = " (paper, SD2.1, 20 steps: 17.14 / 17.37 on CC3M, 13.89 / 14.46 on COCO)"
             yield _judged(question, _interval(metric), aim + paper, metric["value"] <= target if target else None)
@@ -104,7 +110,7 @@ def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     teacher = {steps: value for (method, steps), value in macs.items() if method == "teacher"}
     for metric in metrics:
         mine = macs.get((metric["method"], metric.get("steps")))
-        if metric["name"] != "fid_alexnet_ratio" or not mine or not teacher:
+        if (metric["name"], metric["method"]) != ("fid_alexnet_ratio", "alter") or not mine or not teacher:
             continue
         nearest = min(teacher, key=lambda steps: abs(teacher[steps] - mine))
         if metric["against"] == f"teacher@{nearest}" and abs(teacher[nearest] / mine - 1) <= 0.1:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_ratio_and_costs_by_hand(run: dict) -> None:
     assert result.value("macs_ratio_visited", "alter", 3) == pytest.approx(share)
     assert result.value("total_macs", "alter", 3) == pytest.approx(share * 8 * backbone.total_macs, rel=1e-9)
     assert result.value("macs_ratio", "alter", 3) == plan.macs_ratio()
+
+
+def test_a_control_run_is_measured_beside_alter(run: dict) -> None:
+    """Here: the teacher's own weights under a plan that skips nothing, so that its figures must be the teacher's."""
+    control = tiny_pipeline()
+    backbone = wrap(control)
+    everything = torch.ones(1, len(backbone.layers), dtype=torch.bool)
+    plan = ExpertPlan.for_backbone(backbone, everything, torch.zeros(backbone.num_train_timesteps, dtype=torch.long))
+    save_pipeline(control, plan, run["folder"] / "unpruned" / "alter")
+    shutil.copytree(run["folder"] / "t" / "alter", run["folder"] / "beside" / "alter")
+    overrides = {"run.name": "beside", "evaluation.controls": ["unpruned"]}
+    result = evaluate(load_params(run["params"], overrides))
+    for name in ("fid_alexnet", "proxy_text_score", "total_macs"):
+        assert result.value(name, "unpruned", 3) == pytest.approx(result.value(name, "teacher", 3), rel=1e-3)
+    assert result.value("fid_alexnet_ratio", "unpruned", against="teacher@3") == pytest.approx(1, rel=1e-3)
+    ours, before = (each.value("fid_alexnet", "alter", 3) for each in (result, run["result"]))
+    assert ours == pytest.approx(before, rel=1e-4)
+    assert list(result.grid.images) == ["real", "teacher@3", "alter@3"]
 
 
 def test_calls_of_the_papers_sampler() -> None:

@@ -147,6 +147,12 @@ def test_quality_is_judged_at_equal_steps_and_at_equal_macs(params: Params):
     assert findings(silent, None, METRICS)[0].verdict == "open"
 
 
+def test_a_control_is_shown_and_not_judged(params: Params):
+    control = [{**metric, "method": "tuned"} for metric in METRICS if metric["method"] == "alter"]
+    of_control = [finding for finding in findings(params, None, control) if "control tuned" in finding.question]
+    assert [(finding.found, finding.verdict) for finding in of_control] == [("1.5 [1.45, 1.55]", "open")]
+
+
 @pytest.mark.parametrize(
     ("interval", "verdict"), [([0.8, 1.0], "reached"), ([0.9, 1.1], "open"), ([1.01, 1.2], "missed")]
 )

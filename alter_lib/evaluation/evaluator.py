@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from ..provenance import record
 from ..schedules import visited_timesteps
 from .features import channels_first
 from .generation import Sampler, generate, make_scheduler
-from .judge import HIGHEST_PSNR, Judge, Measured, fid_ratio
+from .judge import HIGHEST_PSNR, Judge, fid_ratio
 from .metrics import psnr
 from .protocol import Protocol, emoji_protocol
 from .result import EvaluationResult, Grid, Metric
@@ -37,8 +38,10 @@ def visited(params: Params, backbone: Backbone, steps: int) -> list[int]:
     return visited_timesteps(make_scheduler(backbone.pipeline, params.sampling.scheduler), steps)
 
 
-def cost_metrics(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> list[Metric]:
-    method, convention = "alter" if plan else "teacher", backbone.macs_convention
+def cost_metrics(
+    params: Params, backbone: Backbone, steps: int, method: str = "teacher", plan: ExpertPlan | None = None
+) -> list[Metric]:
+    convention = backbone.macs_convention
     total = sampler_macs(params, backbone, steps, plan)
     metrics = [Metric("total_macs", method, total, steps, unit="MACs/image", macs_convention=convention)]
     if plan:
@@ -62,58 +65,73 @@ def vae_psnr(backbone: Backbone, judge: Judge, split: str, limit: int = 256) -> 
 
 
 def evaluate(params: Params) -> EvaluationResult:
-    """Measure runs/<name>/alter and the teacher; writes metrics.json and grid.npz into the run folder.
+    """Measure runs/<name>/alter, the runs of `evaluation.controls` and the teacher; writes metrics.json and grid.npz
+    into the run folder.
 
-    Interrupted, it goes on with the images that are there. Raises FileNotFoundError when the run has no artefact yet,
+    Interrupted, it goes on with the images that are there. Raises FileNotFoundError when a run has no artefact yet,
     ParamsError, AssetError or PlanError when something does not fit.
     """
-    artefact, started = params.run_folder / "alter", time.perf_counter()
-    if not (artefact / "model_index.json").is_file():
-        raise FileNotFoundError(f"{params.run.out}/{params.run.name}/alter: no pipeline there; train this run first")
+    started, artefacts = time.perf_counter(), artefact_folders(params)
     protocol = emoji_protocol(params)
     judge = Judge(protocol, params.evaluation, params.sampling.seed)
     backbone = load_backbone(params.backbone, cost=params.cost)
     teacher = Teacher(params, backbone, protocol, judge)
     steps = sorted({*params.evaluation.teacher_steps, *params.evaluation.steps}, reverse=True)
     of_teacher, notes = teacher.measure([None, *steps])
-    plan = ExpertPlan.load(artefact)
-    plan.validate(backbone)
     metrics = [*of_teacher.pop(None).metrics, *(vae_psnr(backbone, judge, split) for split in ("train", "test"))]
     for s, measured in of_teacher.items():
         metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
-    of_alter, pictures = measure_alter(params, protocol, judge, backbone, plan)
-    for s, measured in of_alter.items():
-        metrics += [*measured.metrics, *cost_metrics(params, backbone, s, plan)]
-        metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
-    metrics += deviations(teacher, pictures)
-    result = EvaluationResult(tuple(metrics), grid(teacher, pictures), params.run_folder, tuple(notes))
+    drawn = {}
+    for method, folder in artefacts.items():
+        plan = ExpertPlan.load(folder)
+        plan.validate(backbone)
+        drawn[method] = draw_artefact(params, protocol, backbone, method, folder, plan)
+        for s, images in drawn[method].items():
+            measured = judge.measure(images, method, s)
+            metrics += [*measured.metrics, *cost_metrics(params, backbone, s, method, plan)]
+            metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
+    metrics += deviations(teacher, drawn)
+    result = EvaluationResult(tuple(metrics), grid(teacher, drawn["alter"]), params.run_folder, tuple(notes))
     result.save()
     record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})
     return result
 
 
-def measure_alter(
-    params: Params, protocol: Protocol, judge: Judge, backbone: Backbone, plan: ExpertPlan
-) -> tuple[dict[int, Measured], dict[int, np.ndarray]]:
-    """Figures and images of the artefact, by number of steps."""
+def artefact_folders(params: Params) -> dict[str, Path]:
+    """{"alter": this run's artefact, name: that of each control}. Raises FileNotFoundError where one is missing."""
+    out = params.run_folder.parent
+    folders = {"alter": params.run_folder, **{name: out / name for name in params.evaluation.controls}}
+    for folder in folders.values():
+        if not (folder / "alter" / "model_index.json").is_file():
+            raise FileNotFoundError(f"{params.run.out}/{folder.name}/alter: no pipeline there; train this run first")
+    return {method: folder / "alter" for method, folder in folders.items()}
+
+
+def draw_artefact(
+    params: Params, protocol: Protocol, backbone: Backbone, method: str, folder: Path, plan: ExpertPlan
+) -> dict[int, np.ndarray]:
+    """Images of an artefact, by number of steps."""
     denoiser = backbone.denoiser
-    pipeline = load_pipeline(params.run_folder / "alter", dtype=denoiser.dtype).to(denoiser.device)
+    pipeline = load_pipeline(folder, dtype=denoiser.dtype).to(denoiser.device)
     pipeline.set_progress_bar_config(disable=True)
     identity = {key: plan.to_dict()[key] for key in ("experts", "routing")}
-    pictures = {}
-    for s in params.evaluation.steps:
-        sampler = Sampler(pipeline, params.sampling, s, identity)
-        pictures[s] = generate(sampler, protocol.prompts, image_folder(params), f"alter-{s}")
-    return {s: judge.measure(images, "alter", s) for s, images in pictures.items()}, pictures
+    return {
+        s: generate(
+            Sampler(pipeline, params.sampling, s, identity), protocol.prompts, image_folder(params), f"{method}-{s}"
+        )
+        for s in params.evaluation.steps
+    }
 
 
-def deviations(teacher: Teacher, pictures: dict[int, np.ndarray]) -> list[Metric]:
-    """Table 8: how far ALTER, and the teacher at as many steps, are from the teacher's pictures at 25 steps."""
+def deviations(teacher: Teacher, drawn: dict[str, dict[int, np.ndarray]]) -> list[Metric]:
+    """Table 8: how far each artefact, and the teacher at as many steps, are from the teacher's pictures at 25 steps."""
     first = range(min(DEVIATION_IMAGES, len(teacher.protocol.prompts)))
     target, against = teacher.images(DEVIATION_STEPS, first), f"teacher@{DEVIATION_STEPS}"
     metrics = []
-    for s, images in pictures.items():
-        metrics += teacher.judge.deviation(images[: len(first)], target, against, "alter", s)
+    for method, pictures in drawn.items():
+        for s, images in pictures.items():
+            metrics += teacher.judge.deviation(images[: len(first)], target, against, method, s)
+    for s in teacher.params.evaluation.steps:
         if s != DEVIATION_STEPS:
             metrics += teacher.judge.deviation(teacher.images(s, first), target, against, "teacher", s)
     return metrics

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 
 from ..plan import ExpertPlan
-from .style import BLUE, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
+from .style import BLUE, GREEN, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
 
 if TYPE_CHECKING:  # drawing needs neither metrics nor a denoiser
     from ..diagnosis import Diagnosis
@@ -94,7 +94,8 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
     ax = panels(ax, 1, 2, 3.4)
     labels = {"fid_alexnet": "FID-AlexNet (lower is better)", "proxy_text_score": "proxy text score (higher is better)"}
     for each, (name, label) in zip(ax, labels.items(), strict=True):
-        for method, color in (("teacher", BLUE), ("alter", RED)):
+        controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
+        for method, color in {"teacher": BLUE, "alter": RED, **dict.fromkeys(controls, GREEN)}.items():
             quality_curve(each, result, name, method, color)
         real = result.metric(name, "real")
         each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
@@ -113,7 +114,7 @@ def quality_curve(ax: Axes, result: "EvaluationResult", name: str, method: str, 
     values = np.array([m.value for m in points])
     low, high = np.array([m.interval for m in points]).T
     ax.errorbar(macs, values, (values - low, high - values), color=color, marker="o", markersize=4, capsize=2,
-                label={"teacher": "teacher (unpruned)", "alter": "ALTER"}[method])  # fmt: skip
+                label={"teacher": "teacher (unpruned)", "alter": "ALTER"}.get(method, method))  # fmt: skip
     for x, y, m in zip(macs, values, points, strict=True):
         ax.annotate(f"{m.steps} steps", (x, y), (5, 5), textcoords="offset points", fontsize=7, color=color)
 

@@ -20,6 +20,13 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     }
 
 
+def unshared(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of `module` with shared weights (DiT's embedder) under their first name alone."""
+    first: dict[int, str] = {}
+    state = module.state_dict()
+    return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():

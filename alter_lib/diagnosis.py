@@ -9,8 +9,8 @@ from statistics import median
 import torch
 from diffusers import DiffusionPipeline
 
-from .backbones import ADAPTERS, wrap
-from .patching import Patch, denoiser_of, patch_of
+from .backbones import ADAPTERS, denoiser_of, wrap
+from .patching import Patch, patch_of
 from .plan import CostTable, ExpertPlan
 from .schedules import visited_timesteps
 

@@ -15,9 +15,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 
+from .backbones import ADAPTERS, denoiser_of
 from .diagnosis import doctor
 from .model_card import model_card
-from .patching import Patch, denoiser_of, patch_of
+from .patching import Patch, patch_of
 from .plan import ExpertPlan
 from .plan_file import FILE_NAME, PlanError, write_text
 
@@ -84,7 +85,9 @@ def save_pipeline(
     (folder / "model_index.json").unlink(missing_ok=True)
     plan.save(folder)
     write_text(folder / "README.md", model_card(pipe, plan, folder.name))
-    pipe.save_pretrained(folder, **arguments)
+    denoiser = denoiser_of(pipe)
+    with ADAPTERS[type(denoiser).__name__].separate(denoiser):
+        pipe.save_pretrained(folder, **arguments)
 
 
 def load_pipeline(

@@ -4,6 +4,8 @@
 L_featKD sums over its blocks in both. The paper prints squared norms and does not say how they are reduced.
 """
 
+import math
+
 import torch
 
 
@@ -42,3 +44,47 @@ def balance_loss(router_logits: torch.Tensor) -> torch.Tensor:
     num_experts = router_logits.shape[-1]
     f = torch.bincount(router_logits.argmax(-1), minlength=num_experts).to(router_logits) / len(router_logits)
     return num_experts * (f * router_logits.softmax(-1).mean(0)).sum()
+
+
+def variational_bound(
+    epsilon: torch.Tensor,
+    variance: torch.Tensor,
+    x_0: torch.Tensor,
+    x_t: torch.Tensor,
+    timesteps: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+) -> torch.Tensor:
+    """L_vlb of a learned variance, in bits a dimension, mean over the batch: what DiT adds to the epsilon MSE.
+
+    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and at t = 0 the negative log-likelihood of x_0 in bins of 1 / 127.5
+    (Nichol & Dhariwal 2021, Eqs. 4, 15). `variance` [B, C, h, w] in [-1, 1] mixes log beta_t and log beta~_t; pass
+    `epsilon` detached, so that the bound trains the variance alone.
+    """
+
+    def column(values: torch.Tensor) -> torch.Tensor:
+        return values.to(x_t.device, torch.float32)[timesteps].view(-1, *[1] * (x_t.ndim - 1))
+
+    a_bar = alphas_cumprod.double()
+    a_bar_previous = torch.cat([a_bar.new_ones(1), a_bar[:-1]])
+    beta = 1 - a_bar / a_bar_previous
+    posterior = beta * (1 - a_bar_previous) / (1 - a_bar)
+    posterior_log = torch.cat([posterior[1:2], posterior[1:]]).log()  # beta~_0 is 0
+    of_x_0 = beta * a_bar_previous.sqrt() / (1 - a_bar)
+    of_x_t = (1 - a_bar_previous) * (1 - beta).sqrt() / (1 - a_bar)
+    x_0_found = (x_t - column((1 - a_bar).sqrt()) * epsilon) / column(a_bar.sqrt())
+    mean = column(of_x_0) * x_0_found + column(of_x_t) * x_t
+    share = (variance + 1) / 2
+    log_variance = share * column(beta.log()) + (1 - share) * column(posterior_log)
+    true_mean, true_log = column(of_x_0) * x_0 + column(of_x_t) * x_t, column(posterior_log)
+    apart = (true_mean - mean).square()
+    kl = 0.5 * (log_variance - true_log - 1 + (true_log - log_variance).exp() + apart * (-log_variance).exp())
+    bound = torch.where(timesteps.view(-1, *[1] * (x_t.ndim - 1)) == 0, bin_nll(x_0, mean, log_variance), kl)
+    return bound.mean() / math.log(2)
+
+
+def bin_nll(x: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """-log of a Gaussian's mass in the bin x +- 1/255, in nats; the outermost bins reach to infinity."""
+    gaussian = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    upper = torch.where(x > 0.999, 1.0, gaussian.cdf(x + 1 / 255))
+    lower = torch.where(x < -0.999, 0.0, gaussian.cdf(x - 1 / 255))
+    return -(upper - lower).clamp(min=1e-12).log()

@@ -9,17 +9,17 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from . import losses
-from .backbones import ADAPTERS
+from .backbones import feature_points
 from .data.latents import Batch
 from .params import Loss
 
 
 class FeatureTap:
-    """The outputs of a denoiser's feature blocks (down, middle, up) in its last forward pass."""
+    """The outputs of a denoiser's feature points in its last forward pass."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module, points: str | int) -> None:
         self.features: list[torch.Tensor] = []
-        for block in ADAPTERS[type(denoiser).__name__].feature_blocks(denoiser):
+        for block in feature_points(denoiser, points):
             block.register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: tuple, output: object) -> None:
@@ -32,11 +32,12 @@ class FeatureTap:
 
 @dataclass(frozen=True)
 class Noised:
-    """x_t and the training target [B, C, h, w], the conditions, timesteps on the CPU and on the device."""
+    """x_0, x_t and the training target [B, C, h, w], the condition, timesteps on the CPU and on the device."""
 
+    x_0: torch.Tensor
     x_t: torch.Tensor
     target: torch.Tensor
-    text: torch.Tensor
+    condition: torch.Tensor
     timesteps: torch.Tensor
     device_timesteps: torch.Tensor
 
@@ -55,7 +56,7 @@ class Objective:
         self.autocast = autocast
         self.teacher, self.student, self.weights = teacher, student, weights
         self.scheduler = DDPMScheduler.from_config(scheduler_config)  # for the forward process only
-        self.taps = {network: FeatureTap(network) for network in (teacher, student)}
+        self.taps = {network: FeatureTap(network, weights.feature_points) for network in (teacher, student)}
 
     def noise(self, batch: Batch) -> Noised:
         """x_t and the checkpoint's training target: epsilon, v or x_0 by the scheduler's prediction_type."""
@@ -66,12 +67,12 @@ class Objective:
         kind = self.scheduler.config.prediction_type
         target = {"epsilon": noise, "sample": latents}.get(kind)
         target = self.scheduler.get_velocity(latents, noise, timesteps) if target is None else target
-        return Noised(x_t, target, batch.text.to(device), batch.timesteps, timesteps)
+        return Noised(latents, x_t, target, batch.condition.to(device), batch.timesteps, timesteps)
 
     def run(self, network: nn.Module, noised: Noised, context: AbstractContextManager | None = None) -> tuple:
-        """Prediction [B, C, h, w] and block features of one network."""
+        """Prediction [B, C, h, w] and block features of one network; 2 C channels where the variance is learned."""
         with context or nullcontext(), self.autocast():
-            prediction = network(noised.x_t, noised.device_timesteps, noised.text, return_dict=False)[0]
+            prediction = network(noised.x_t, noised.device_timesteps, noised.condition, return_dict=False)[0]
         return prediction, self.taps[network].take()
 
     def teach(self, noised: Noised) -> tuple:
@@ -81,10 +82,22 @@ class Objective:
 
     def performance(self, noised: Noised, taught: tuple, context: AbstractContextManager) -> dict[str, torch.Tensor]:
         """L_U = lambda_denoise L_denoise + lambda_outKD L_outKD + lambda_featKD L_featKD, and its terms."""
-        (eps_t, f_t), (eps_s, f_s) = taught, self.run(self.student, noised, context)
+        (out_t, f_t), (out_s, f_s) = taught, self.run(self.student, noised, context)
         w, reduction = self.weights, self.weights.reduction
-        denoise = losses.squared_error(eps_s, noised.target, reduction)
-        output_kd = losses.squared_error(eps_t, eps_s, reduction)
+        denoise = self.denoising(out_s, noised)
+        distilled = slice(None if w.distill_variance else noised.x_t.shape[1])
+        output_kd = losses.squared_error(out_t[:, distilled], out_s[:, distilled], reduction)
         feature_kd = losses.feature_distillation(f_t, f_s, reduction)
         total = w.denoise * denoise + w.output_kd * output_kd + w.feature_kd * feature_kd
         return {"L_U": total, "L_denoise": denoise, "L_outKD": output_kd, "L_featKD": feature_kd}
+
+    def denoising(self, output: torch.Tensor, noised: Noised) -> torch.Tensor:
+        """L_denoise, the checkpoint's own training loss: with a learned variance its variational term too, as DiT has
+        it, or fine-tuning would let the variance go."""
+        prediction, variance = output[:, : noised.x_t.shape[1]], output[:, noised.x_t.shape[1] :]
+        denoise = losses.squared_error(prediction, noised.target, self.weights.reduction)
+        if variance.shape[1] == 0:
+            return denoise
+        bound = losses.variational_bound(prediction.detach().float(), variance.float(), noised.x_0, noised.x_t,
+                                         noised.device_timesteps, self.scheduler.alphas_cumprod)  # fmt: skip
+        return denoise + bound

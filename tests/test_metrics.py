@@ -1,5 +1,7 @@
 """Metrics against hand calculations, laws, and torchmetrics."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,16 @@ from hypothesis import strategies as st
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from alter_lib.evaluation import bootstrap
-from alter_lib.evaluation.metrics import Moments, frechet_distance, kernel_distance, psnr, ssim, text_ranks
+from alter_lib.evaluation.metrics import (
+    Moments,
+    class_scores,
+    frechet_distance,
+    kernel_distance,
+    psnr,
+    ssim,
+    text_ranks,
+    within_manifold,
+)
 
 
 def gaussian(seed: int, n: int = 60, d: int = 5) -> np.ndarray:
@@ -136,3 +147,29 @@ def test_pairing_narrows_the_interval_of_a_ratio() -> None:
     unpaired = bootstrap.ratio_interval(values[0], a, values[1], c)
     assert paired[1] - paired[0] < 0.2 * (unpaired[1] - unpaired[0])
     assert paired[0] < values[0] / values[1] < paired[1]
+
+
+def test_class_scores_of_uniform_predictions_are_one_and_of_sure_balanced_ones_the_number_of_classes():
+    assert class_scores(np.full((6, 4), 0.25))[0] == pytest.approx(1)
+    assert class_scores(np.eye(4).repeat(3, 0))[0] == pytest.approx(4)
+
+
+def test_class_scores_by_hand_and_of_resamples():
+    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    marginal = p.mean(0)
+    kl = [sum(x * math.log(x / m) for x, m in zip(row, marginal, strict=True)) for row in p]
+    assert class_scores(p)[0] == pytest.approx(math.exp(sum(kl) / 3))
+    drawn = np.array([[2, 0, 1], [1, 1, 1]])
+    expected = [class_scores(p[[0, 0, 2]])[0], class_scores(p)[0]]
+    assert class_scores(p, drawn) == pytest.approx(expected)
+
+
+def test_manifold_membership_against_brute_force():
+    random = np.random.default_rng(0)
+    of, points = random.normal(size=(30, 2)), 2 * random.normal(size=(40, 2))
+    distances = np.linalg.norm(of[:, None] - of[None], axis=-1)
+    radii = np.sort(distances, 1)[:, 3]  # the first is the point itself
+    expected = [any(np.linalg.norm(x - y) <= r for y, r in zip(of, radii, strict=True)) for x in points]
+    found = within_manifold(points, of)
+    assert found.tolist() == expected and 0 < found.mean() < 1
+    assert within_manifold(of, of).all()

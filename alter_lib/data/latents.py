@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from ..params import Data, ParamsError
-from . import emoji
+from . import emoji, fashion
 
 DERIVED = 2**63 - 25  # seeds are mixed modulo a prime
 
@@ -99,8 +99,6 @@ def load_images(pipeline: DiffusionPipeline, data: Data) -> tuple[torch.Tensor, 
         wants = "class labels (source: fashion)" if has_classes else "captions (source: emoji)"
         raise ParamsError([f"data.source: {data.source} does not go with this backbone, which wants {wants}"])
     if has_classes:
-        from . import fashion
-
         images, labels = fashion.load("train")
         null = pipeline.transformer.config.num_embeds_ada_norm
         conditions = ClassConditions(labels[: data.limit].tolist(), null)

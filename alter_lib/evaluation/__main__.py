@@ -10,7 +10,7 @@ from ..params import Params, ParamsError, add_params_arguments, params_from_argu
 from ..plan_file import PlanError
 from .evaluator import evaluate
 from .judge import Judge
-from .protocol import emoji_protocol
+from .protocol import load_protocol
 from .teacher import Teacher
 
 
@@ -36,7 +36,7 @@ def main(command_line: list[str] | None = None) -> int:
 
 
 def measure_teacher(params: Params, out: Path) -> None:
-    protocol = emoji_protocol(params)
+    protocol = load_protocol(params)
     judge = Judge(protocol, params.evaluation, params.sampling.seed)
     teacher = Teacher(params, load_backbone(params.backbone, cost=params.cost), protocol, judge)
     for steps, measured in teacher.write(out, params.evaluation.teacher_steps).items():

@@ -1,24 +1,23 @@
 """`evaluate`: the artefact of a run beside the unpruned teacher, same prompts and seeds (paper §4, Tables 1, 2, 8)."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..backbones import Backbone, load_backbone
-from ..data import emoji
+from ..data import SOURCES
 from ..inference import load_pipeline
 from ..params import Params
 from ..plan import CostTable, ExpertPlan
 from ..provenance import record
 from ..schedules import visited_timesteps
 from .features import channels_first
-from .generation import Sampler, generate, make_scheduler
+from .generation import Sampler, generate, sampler_scheduler
 from .judge import HIGHEST_PSNR, Judge, fid_ratio
 from .metrics import psnr
-from .protocol import Protocol, emoji_protocol
+from .protocol import Protocol, load_protocol
 from .result import EvaluationResult, Grid, Metric
 from .teacher import Teacher, image_folder
 
@@ -35,7 +34,7 @@ def sampler_macs(params: Params, backbone: Backbone, steps: int, plan: ExpertPla
 
 def visited(params: Params, backbone: Backbone, steps: int) -> list[int]:
     """The timestep 0..T-1 of each network call of the sampler in use."""
-    return visited_timesteps(make_scheduler(backbone.pipeline, params.sampling.scheduler), steps)
+    return visited_timesteps(sampler_scheduler(backbone.pipeline, params.sampling), steps)
 
 
 def cost_metrics(
@@ -54,9 +53,9 @@ def cost_metrics(
 
 
 @torch.no_grad()
-def vae_psnr(backbone: Backbone, judge: Judge, split: str, limit: int = 256) -> Metric:
+def vae_psnr(backbone: Backbone, judge: Judge, source: str, split: str, limit: int = 256) -> Metric:
     """Reconstruction of held-in or held-out pictures by the autoencoder: the ceiling of all that the pipeline draws."""
-    vae, images = backbone.pipeline.vae, emoji.load(split)[0][:limit]
+    vae, images = backbone.pipeline.vae, SOURCES[source].load(split)[0][:limit]
     pixels = (channels_first(images).to(vae.device, vae.dtype) / 127.5 - 1).split(64)
     decoded = torch.cat([vae.decode(vae.encode(batch).latent_dist.mean).sample for batch in pixels])
     decoded = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -72,13 +71,16 @@ def evaluate(params: Params) -> EvaluationResult:
     ParamsError, AssetError or PlanError when something does not fit.
     """
     started, artefacts = time.perf_counter(), artefact_folders(params)
-    protocol = emoji_protocol(params)
+    protocol = load_protocol(params)
     judge = Judge(protocol, params.evaluation, params.sampling.seed)
     backbone = load_backbone(params.backbone, cost=params.cost)
     teacher = Teacher(params, backbone, protocol, judge)
     steps = sorted({*params.evaluation.teacher_steps, *params.evaluation.steps}, reverse=True)
     of_teacher, notes = teacher.measure([None, *steps])
-    metrics = [*of_teacher.pop(None).metrics, *(vae_psnr(backbone, judge, split) for split in ("train", "test"))]
+    metrics = [
+        *of_teacher.pop(None).metrics,
+        *(vae_psnr(backbone, judge, params.data.source, split) for split in ("train", "test")),
+    ]
     for s, measured in of_teacher.items():
         metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
     drawn = {}
@@ -140,8 +142,8 @@ def deviations(teacher: Teacher, drawn: dict[str, dict[int, np.ndarray]]) -> lis
 def grid(teacher: Teacher, pictures: dict[int, np.ndarray]) -> Grid:
     """The protocol's grid prompts at the first of `evaluation.steps`, and the timesteps that either method visited."""
     chosen, steps = list(teacher.protocol.grid), next(iter(pictures))
-    prompts: Sequence[str] = [teacher.protocol.prompts[i] for i in chosen]
+    names = [teacher.protocol.names[i] for i in chosen]
     calls = [float(t) for t in visited(teacher.params, teacher.backbone, steps)]
     images = {"real": teacher.protocol.real[chosen], f"teacher@{steps}": teacher.images(steps, chosen),
               f"alter@{steps}": pictures[steps][chosen]}  # fmt: skip
-    return Grid(tuple(prompts), images, {name: calls for name in images if name != "real"})
+    return Grid(tuple(names), images, {name: calls for name in images if name != "real"})

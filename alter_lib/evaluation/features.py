@@ -14,8 +14,11 @@ from torch.nn.functional import interpolate, normalize
 from transformers import CLIPModel, CLIPTokenizer
 
 from ..assets import verified
+from .classifier import FashionClassifier
 
 EXTRACTOR = "AlexNet relu5, mean-pooled, 112 px"
+SPATIAL = "AlexNet relu3, 7 channels with their 6 x 6 positions, 112 px"
+CLASSIFIER = "classifier of assets/fashion_classifier (in Inception's place)"
 PROXY = "dual encoder of assets/dual_encoder (a proxy for CLIP)"
 
 
@@ -44,9 +47,12 @@ class AlexNetFeatures(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.features(self.prepared(images)).mean((2, 3))
+
+    def prepared(self, images: Tensor) -> Tensor:
         # antialiased: the same as plain bilinear when enlarging 32 px, and right when reducing 768 px
         resized = interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
-        return self.features((resized / 127.5 - 1 - self.shift) / self.scale).mean((2, 3))
+        return (resized / 127.5 - 1 - self.shift) / self.scale
 
 
 def channels_first(images: np.ndarray) -> Tensor:
@@ -64,6 +70,30 @@ def image_features(images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """AlexNet features, float64 [N, 256]: what FID-AlexNet and KID-AlexNet are computed from."""
     network = alexnet()
     return torch.cat([network(batch).double() for batch in channels_first(images).split(batch_size)]).numpy()
+
+
+@torch.no_grad()
+def spatial_features(images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """The first 7 channels of AlexNet's third ReLU, float64 [N, 252]: for sFID, as ADM takes 7 of Inception's."""
+    network = alexnet()
+    early = network.features[:8]
+    batches = channels_first(images).split(batch_size)
+    return torch.cat([early(network.prepared(batch))[:, :7].flatten(1).double() for batch in batches]).numpy()
+
+
+@lru_cache(maxsize=1)
+def fashion_classifier() -> FashionClassifier:
+    classifier = FashionClassifier()
+    classifier.load_state_dict(load_file(verified("assets/fashion_classifier/model.safetensors")))
+    return classifier.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def classify(images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities [N, 10] and features [N, 96] of the embedded classifier, float64."""
+    outputs = [fashion_classifier()(batch) for batch in channels_first(images).split(batch_size)]
+    logits, features = (torch.cat(parts).double() for parts in zip(*outputs, strict=True))
+    return logits.softmax(1).numpy(), features.numpy()
 
 
 @lru_cache(maxsize=1)

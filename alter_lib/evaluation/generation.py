@@ -16,11 +16,12 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, DiTPipeline, SchedulerMixin
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..params import ParamsError, Sampling
+from ..sampling import LearnedVarianceDiTPipeline, learned_variance_scheduler
 
 
 def image_seed(seed: int, i: int) -> int:
@@ -40,6 +41,16 @@ def make_scheduler(pipeline: DiffusionPipeline, name: str | None) -> SchedulerMi
     if name is not None and not hasattr(diffusers, name):
         raise ParamsError([f"sampling.scheduler: {name!r} is not a scheduler of diffusers {diffusers.__version__}"])
     return (getattr(diffusers, name) if name else type(own)).from_config(own.config)
+
+
+def sampler_scheduler(pipeline: DiffusionPipeline, sampling: Sampling) -> SchedulerMixin:
+    """The scheduler that `sampling` draws with. Raises ParamsError for a procedure that the pipeline can't follow."""
+    if sampling.procedure == "pipeline":
+        return make_scheduler(pipeline, sampling.scheduler)
+    if not isinstance(pipeline, DiTPipeline):
+        name = type(pipeline).__name__
+        raise ParamsError([f"sampling.procedure: learned_variance needs a DiTPipeline, the backbone is a {name}"])
+    return learned_variance_scheduler(pipeline.scheduler.config)
 
 
 def weights_hash(pipeline: DiffusionPipeline) -> str:
@@ -62,18 +73,21 @@ class Sampler:
     steps: int
     identity: Any = None
 
-    def key(self, prompts: Sequence[str]) -> str:
+    def key(self, prompts: Sequence[str | int]) -> str:
         """Hash of whatever the images depend on; images under another key are never mixed in."""
-        scheduler = make_scheduler(self.pipeline, self.sampling.scheduler)
+        scheduler = sampler_scheduler(self.pipeline, self.sampling)
         config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
         call = {"steps": self.steps, "guidance_scale": self.sampling.guidance_scale, "seed": self.sampling.seed}
         facts = [weights_hash(self.pipeline), type(scheduler).__name__, config, call, self.identity, list(prompts)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    def draw(self, prompts: Sequence[str], indices: Sequence[int]) -> np.ndarray:
-        """uint8 [n, H, W, 3]: image i of prompts[i] for every i in `indices`, as one batch."""
+    def draw(self, prompts: Sequence[str | int], indices: Sequence[int]) -> np.ndarray:
+        """uint8 [n, H, W, 3]: image i of prompts[i] (a caption or a class label) for every i in `indices`, as one
+        batch."""
         pipeline = self.pipeline
-        before, pipeline.scheduler = pipeline.scheduler, make_scheduler(pipeline, self.sampling.scheduler)
+        if self.sampling.procedure == "learned_variance":
+            pipeline = LearnedVarianceDiTPipeline.of(pipeline)
+        before, pipeline.scheduler = pipeline.scheduler, sampler_scheduler(self.pipeline, self.sampling)
         try:
             images = pipeline(
                 [prompts[i] for i in indices],
@@ -104,7 +118,7 @@ def write_shard(folder: Path, indices: Sequence[int], images: np.ndarray) -> Non
 
 
 def generate(
-    sampler: Sampler, prompts: Sequence[str], folder: Path, name: str, indices: Sequence[int] | None = None
+    sampler: Sampler, prompts: Sequence[str | int], folder: Path, name: str, indices: Sequence[int] | None = None
 ) -> np.ndarray:
     """Images of `prompts` at `indices` (default: all), uint8 [n, H, W, 3].
 

@@ -1,4 +1,5 @@
-"""Judges sets of images on one protocol: FID-AlexNet, KID-AlexNet and the proxy text scores, each with its interval."""
+"""Judges sets of images on one protocol: FID-AlexNet, KID-AlexNet, and the proxy text scores (captions) or the
+classifier's figures (class labels), each with its interval."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,8 +9,27 @@ import numpy as np
 
 from ..params import Evaluation
 from . import bootstrap
-from .features import EXTRACTOR, PROXY, image_embeddings, image_features, text_embeddings
-from .metrics import Moments, frechet_distance, kernel_distance, psnr, ssim, text_ranks
+from .features import (
+    CLASSIFIER,
+    EXTRACTOR,
+    PROXY,
+    SPATIAL,
+    classify,
+    image_embeddings,
+    image_features,
+    spatial_features,
+    text_embeddings,
+)
+from .metrics import (
+    Moments,
+    class_scores,
+    frechet_distance,
+    kernel_distance,
+    psnr,
+    ssim,
+    text_ranks,
+    within_manifold,
+)
 from .protocol import Protocol
 from .result import Metric
 
@@ -41,7 +61,7 @@ class Judge:
         self.protocol, self.evaluation, self.sampling_seed = protocol, evaluation, sampling_seed
         self.reference = reference_features(protocol.reference.tobytes(), protocol.reference.shape)
         self.moments = Moments.of(self.reference)
-        self.texts = text_embeddings(list(protocol.prompts))
+        self.texts = None if protocol.has_classes else text_embeddings(list(protocol.prompts))
 
     def draws(self, n: int) -> np.ndarray:
         return bootstrap.resamples(n, self.evaluation.bootstrap, self.evaluation.seed)
@@ -59,7 +79,8 @@ class Judge:
                    interval=bootstrap.interval(bootstrap.centred(value, repeated)))
             for name, value, repeated in (("fid_alexnet", fid, replicates), ("kid_alexnet", kid, kid_replicates))
         ]  # fmt: skip
-        return Measured((*distances, *self._text(images, common)), replicates)
+        of_condition = self._classes(images, common) if self.protocol.has_classes else self._text(images, common)
+        return Measured((*distances, *of_condition), replicates)
 
     def _text(self, images: np.ndarray, common: dict) -> list[Metric]:
         """100 x cosine (as CLIP score counts it) and retrieval of the own caption among 100, by the proxy."""
@@ -71,6 +92,35 @@ class Judge:
             ("proxy_r5", "share"): (ranks < 5).astype(float),
         }
         return [self.mean(name, value, unit=unit, extractor=PROXY, **common) for (name, unit), value in values.items()]
+
+    def _classes(self, images: np.ndarray, common: dict) -> list[Metric]:
+        """What Table 4 reports, by the embedded classifier in place of Inception, and the share of images that it takes
+        for the class asked for."""
+        probabilities, features = classify(images)
+        _, reference = classify(self.protocol.reference)
+        draws, common = self.draws(len(images)), common | {"extractor": CLASSIFIER}
+        hits = (probabilities.argmax(1) == np.asarray(self.protocol.prompts)).astype(float)
+        score = bootstrap.interval(class_scores(probabilities, draws))
+        precision, recall = within_manifold(features, reference), within_manifold(reference, features)
+        spatial = self._spatial(images, draws, {key: value for key, value in common.items() if key != "extractor"})
+        return [
+            self.mean("class_accuracy", hits, unit="share", **common),
+            Metric(
+                "classifier_score", value=float(class_scores(probabilities)[0]), n=len(images), interval=score, **common
+            ),
+            self.mean("classifier_precision", precision.astype(float), unit="share", **common),
+            # over the reference pictures, which no prompt draws: the bootstrap over prompts gives it no interval
+            Metric("classifier_recall", value=float(recall.mean()), n=len(images), unit="share", **common),
+            spatial,
+        ]
+
+    def _spatial(self, images: np.ndarray, draws: np.ndarray, common: dict) -> Metric:
+        """sFID on AlexNet: the Frechet distance of features that keep their positions (Nash et al. 2021)."""
+        reference, features = Moments.of(spatial_features(self.protocol.reference)), spatial_features(images)
+        value = frechet_distance(reference, Moments.of(features))
+        replicates = np.fromiter(bootstrap.frechet_replicates(reference, features, draws), float)
+        interval = bootstrap.interval(bootstrap.centred(value, replicates))
+        return Metric("sfid_alexnet", value=value, n=len(images), interval=interval, extractor=SPATIAL, **common)
 
     def deviation(self, images: np.ndarray, teacher: np.ndarray, against: str, method: str, steps: int) -> list[Metric]:
         """PSNR and SSIM to the teacher's pictures at the same prompts and seeds (paper Table 8)."""

@@ -78,3 +78,27 @@ def text_ranks(images: np.ndarray, texts: np.ndarray, among: int = 100) -> np.nd
         scores = images[part] @ texts[part].T
         ranks.append((scores > scores.diagonal()[:, None] + 1e-6).sum(1))
     return np.concatenate(ranks)
+
+
+def class_scores(probabilities: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
+    """exp of the mean KL(p(y | x) || p(y)), the Inception Score's formula (Salimans et al. 2016), [B].
+
+    probabilities [N, C]; draws [B, N]: how often each image counts; None: once. 1 when uniform, C at best.
+    """
+    draws = np.ones((1, len(probabilities))) if draws is None else draws
+    weights = draws / draws.sum(1, keepdims=True)
+
+    def entropy(p: np.ndarray) -> np.ndarray:
+        return -(p * np.log(p.clip(1e-12))).sum(1)
+
+    return np.exp(entropy(weights @ probabilities) - weights @ entropy(probabilities))
+
+
+def within_manifold(points: np.ndarray, of: np.ndarray, k: int = 3) -> np.ndarray:
+    """Whether each of `points` [N, D] lies within the k-nearest-neighbour radius of any of `of` [M, D], bool [N].
+
+    Its mean is precision (generated within real) or recall (real within generated): Kynkaanniemi et al. 2019.
+    """
+    of, points = torch.from_numpy(of).double(), torch.from_numpy(points).double()
+    radii = torch.cat([torch.cdist(part, of).kthvalue(k + 1).values for part in of.split(512)])  # itself is the first
+    return torch.cat([(torch.cdist(part, of) <= radii).any(1) for part in points.split(512)]).numpy()

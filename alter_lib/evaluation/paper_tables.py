@@ -100,9 +100,14 @@ QUALITY = {"FID-AlexNet": ("fid_alexnet", 1), "proxy text score": ("proxy_text_s
 OURS = {
     "1": {"MACs G/image": ("total_macs", 1e9), **QUALITY},
     "2": {"MACs G/image": ("total_macs", 1e9), **QUALITY},
+    "4": {"classifier score": ("classifier_score", 1), "FID-AlexNet": ("fid_alexnet", 1),
+          "sFID-AlexNet": ("sfid_alexnet", 1), "classifier precision": ("classifier_precision", 1),
+          "classifier recall": ("classifier_recall", 1), "class accuracy": ("class_accuracy", 1),
+          "MACs G/image": ("total_macs", 1e9)},
     "8": {"SSIM": ("ssim_to_teacher", 1), "PSNR": ("psnr_to_teacher", 1)},
-}
+}  # fmt: skip
 COUNTERPART = {"teacher": "SDv2.1", "alter": "ALTER 0.65"}  # our method -> the paper's row, at an equal number of steps
+COUNTERPART_DIT = {"teacher": "DiT-XL/2", "alter": "ALTER (14 of 28 on average)"}  # Table 4
 
 
 def paper_table(number: str) -> pd.DataFrame:
@@ -115,14 +120,15 @@ def paper_table(number: str) -> pd.DataFrame:
 
 def our_table(number: str, result: EvaluationResult) -> pd.DataFrame:
     """Our figures in the columns that stand beside table `number`, indexed by the paper's names of the methods."""
+    counterpart = COUNTERPART_DIT if number == "4" else COUNTERPART
     rows: dict[tuple[str, int], dict[str, float]] = {}
     for column, (name, divisor) in OURS[number].items():
         for metric in result.metrics:
-            if metric.name == name and metric.method in COUNTERPART:
-                rows.setdefault((COUNTERPART[metric.method], metric.steps), {})[column] = metric.value / divisor
+            if metric.name == name and metric.method in counterpart:
+                rows.setdefault((counterpart[metric.method], metric.steps), {})[column] = metric.value / divisor
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(OURS[number]))
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "steps"])
-    if number == "2":  # of MACs: the paper's speedup is the one of time on an A100
+    if number in ("2", "4"):  # of MACs: the paper's speedup is the one of time on an A100
         most = max(
             metric.steps for metric in result.metrics if metric.method == "teacher" and metric.name == "total_macs"
         )
@@ -131,7 +137,7 @@ def our_table(number: str, result: EvaluationResult) -> pd.DataFrame:
 
 
 def beside_paper(number: str, result: EvaluationResult) -> pd.DataFrame:
-    """Table 1, 2 or 8 with ours beside it: columns ("paper", ...) and ("ours (run)", ...), matched by method and steps.
+    """Table 1, 2, 4 or 8 with ours beside it: columns ("paper", ...) and ("ours (run)", ...), by method and steps.
 
     Rows that only one side has stay, with nothing on the other. Raises KeyError for a table without figures of ours.
     """

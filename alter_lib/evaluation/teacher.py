@@ -17,7 +17,7 @@ import numpy as np
 from ..backbones import Backbone
 from ..params import Params, ParamsError, resolve
 from ..provenance import command, git_state, hardware, now, versions
-from .generation import Sampler, generate, make_scheduler, weights_hash
+from .generation import Sampler, generate, sampler_scheduler, weights_hash
 from .judge import Judge, Measured
 from .protocol import Protocol
 from .result import Metric, metrics_as_dicts, write_json
@@ -28,7 +28,7 @@ REAL = "real"
 
 def conditions(params: Params, backbone: Backbone, protocol: Protocol) -> dict[str, Any]:
     """All that the teacher's figures depend on, number of steps apart."""
-    scheduler = make_scheduler(backbone.pipeline, params.sampling.scheduler)
+    scheduler = sampler_scheduler(backbone.pipeline, params.sampling)
     config = {name: value for name, value in sorted(scheduler.config.items()) if not name.startswith("_")}
     return {
         "weights": weights_hash(backbone.pipeline),

@@ -87,12 +87,16 @@ def expert_strip(ax: Axes, plan: ExpertPlan, timesteps: Sequence[int]) -> None:
 
 @styled
 def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """FID-AlexNet and the proxy text score against the MACs of an image, 95 % intervals. ax: two.
+    """FID-AlexNet and the proxy text score (captions) or class accuracy (labels) against the MACs of an image, 95 %
+    intervals. ax: two.
 
     The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
     """
     ax = panels(ax, 1, 2, 3.4)
-    labels = {"fid_alexnet": "FID-AlexNet (lower is better)", "proxy_text_score": "proxy text score (higher is better)"}
+    labels = {"fid_alexnet": "FID-AlexNet (lower is better)", "proxy_text_score": "proxy text score (higher is better)",
+              "class_accuracy": "class accuracy (higher is better)"}  # fmt: skip
+    measured = {metric.name for metric in result.metrics}
+    labels = {name: label for name, label in labels.items() if name in measured}
     for each, (name, label) in zip(ax, labels.items(), strict=True):
         controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
         for method, color in {"teacher": BLUE, "alter": RED, **dict.fromkeys(controls, GREEN)}.items():

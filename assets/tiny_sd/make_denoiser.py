@@ -1,6 +1,7 @@
 """Pretrains the UNet and the text encoder of tiny_sd (the ALTER teacher) on the emoji. Seeded and resumable.
 
-    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--compile] [--warm-start] [--export-only SNAPSHOT]
+    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--compile] [--warm-start]
+    python assets/tiny_sd/make_denoiser.py --export-only SNAPSHOT
 
 Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split.
 The learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added

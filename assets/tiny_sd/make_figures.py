@@ -21,7 +21,7 @@ from alter_lib import load_params
 from alter_lib.evaluation.features import image_features
 from alter_lib.evaluation.generation import Sampler
 from alter_lib.evaluation.metrics import Moments, frechet_distance
-from alter_lib.evaluation.protocol import emoji_protocol
+from alter_lib.evaluation.protocol import load_protocol
 
 HERE = Path(__file__).parent
 PROMPTS = (
@@ -80,7 +80,7 @@ def loss_curve() -> Figure:
 
 
 def fid_curve(pipeline: StableDiffusionPipeline, params: object) -> list[tuple[str, float]]:
-    protocol = emoji_protocol(params)
+    protocol = load_protocol(params)
     reference, prompts = Moments.of(image_features(protocol.reference)), protocol.prompts
     rows = []
     for snapshot in tqdm(sorted((STATE / "snapshots").glob("*.safetensors")), desc="snapshots"):

@@ -5,21 +5,30 @@ from pathlib import Path
 
 import pandas as pd
 from diffusers import DiffusionPipeline
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 from torch import nn
 
 from .backbones import Backbone, load_backbone, wrap
 from .backbones.macs import LINEAR_CONV, WITH_ATTENTION
-from .evaluation import EvaluationResult
+from .evaluation import EvaluationResult, comparable_tables
 from .evaluation.generation import make_scheduler
 from .hypernetwork import Hypernetwork
 from .plan import CostTable, ExpertPlan
 from .schedules import visited_timesteps
 
-# MACs of one call of the SD2.1 UNet in the paper, in G: (convention, latent size) -> value and where it comes from
+# MACs of one call of a full-size denoiser in the paper, in G: (convention, latent size) -> value, where it comes from
 PAPER_MACS = {
-    (LINEAR_CONV, 96): (760.8, "Table 2: 38.04 T / 50 steps"),
-    (WITH_ATTENTION, 96): (1384.2, "Table 1, by another counter"),
+    ("sd21", LINEAR_CONV, 96): (760.8, "Table 2: 38.04 T / 50 steps"),
+    ("sd21", WITH_ATTENTION, 96): (1384.2, "Table 1, by another counter"),
 }
+FULL_SIZE = {"UNet2DConditionModel": ("sd21", (96, 64)), "DiTTransformer2DModel": ("dit_xl2", (32,))}
+SCHEDULERS = {  # that a pipeline works with: DiTPipeline doesn't scale its first noise as Euler's sigmas want it
+    "UNet2DConditionModel": ("PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler",
+                             "UniPCMultistepScheduler"),
+    "DiTTransformer2DModel": ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler",
+                              "UniPCMultistepScheduler"),
+}  # fmt: skip
 
 
 def layer_table(backbone: Backbone) -> pd.DataFrame:
@@ -30,16 +39,17 @@ def layer_table(backbone: Backbone) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "kind", "MMACs", "% of the network"]).set_index("layer")
 
 
-def full_size_macs(name: str = "sd21", sizes: Sequence[int] = (96, 64)) -> pd.DataFrame:
-    """MACs of one call of a full-size denoiser by convention and latent size, counted on the meta device: no weights
-    are needed. Beside them what the paper prints."""
+def full_size_macs(class_name: str = "UNet2DConditionModel") -> pd.DataFrame:
+    """MACs of one call of the paper's denoiser of that class, by convention and latent size, counted on the meta
+    device: no weights are needed. Beside them what the paper prints."""
+    name, sizes = FULL_SIZE[class_name]
     pipeline = load_backbone(name, weights="random", device="meta").pipeline
     rows = []
     for size in sizes:
         for convention in (LINEAR_CONV, WITH_ATTENTION):
             backbone = wrap(pipeline, convention, (size, size))
             prunable = 1 - backbone.fixed_macs / backbone.total_macs
-            paper, source = PAPER_MACS.get((convention, size), (None, ""))
+            paper, source = PAPER_MACS.get((name, convention, size), (None, ""))
             rows.append(
                 (
                     f"{size} x {size}",
@@ -53,7 +63,7 @@ def full_size_macs(name: str = "sd21", sizes: Sequence[int] = (96, 64)) -> pd.Da
             )
     columns = ["latents", "convention", "N_L", "GMACs, counted", "% prunable", "GMACs, paper", "where"]
     frame = pd.DataFrame(rows, columns=columns).set_index(["latents", "convention"])
-    frame.attrs["parameters"] = parameters(backbone.denoiser)
+    frame.attrs |= {"name": name, "parameters": parameters(backbone.denoiser)}
     return frame
 
 
@@ -111,6 +121,12 @@ def quality_table(result: EvaluationResult) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "steps"])
     return frame.fillna("").T
+
+
+def paper_comparison(result: EvaluationResult) -> list[Markdown | Styler]:
+    """Notes and tables of the paper with ours beside them, to display one after the other."""
+    tables = comparable_tables(result).items()
+    return [part for note, table in tables for part in (Markdown(note), table.style.format("{:.5g}", na_rep=""))]
 
 
 def artefact_sizes(folder: Path, plan: ExpertPlan, denoiser: nn.Module) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from ..assets import verified
 from ..params import ROOT
 
 FOLDER = ROOT / "assets" / "emoji"
+EXAMPLES = ("red apple", "ghost", "pizza", "cat face", "rocket", "snowman", "sunflower", "birthday cake",
+            "octopus", "trophy", "soccer ball", "frog", "crown", "umbrella", "guitar", "penguin")  # fmt: skip
 
 
 def load(split: str | None = None) -> tuple[np.ndarray, list[dict]]:

@@ -8,7 +8,7 @@ those names.
 """
 
 from .evaluator import evaluate
-from .paper_tables import beside_paper, paper_table
+from .paper_tables import beside_paper, comparable_tables, paper_table
 from .result import EvaluationResult, Grid, Metric
 
-__all__ = ["EvaluationResult", "Grid", "Metric", "beside_paper", "evaluate", "paper_table"]
+__all__ = ["EvaluationResult", "Grid", "Metric", "beside_paper", "comparable_tables", "evaluate", "paper_table"]

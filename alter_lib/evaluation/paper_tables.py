@@ -95,6 +95,17 @@ PAPER = {
     )),
 }  # fmt: skip
 
+# What a reader must know before comparing, by table; the tables of each kind of conditions
+NOTES = {
+    "1": "Table 1: SD2.1 at 25 and 20 steps.",
+    "2": "Table 2: total MACs and quality.",
+    "4": "Table 4: DiT-XL/2 at 250 steps. Scores by the embedded classifier and AlexNet stand in Inception's place.",
+    "7": "Table 7: preference models score 768 px photographs of people's prompts; they say nothing about 32 px emoji, "
+         "so there is no column of ours.",
+    "8": "Table 8: how far pictures move from those of the teacher at 25 steps, same seeds.",
+}  # fmt: skip
+OF_CAPTIONS, OF_CLASSES = ("1", "2", "7", "8"), ("4",)
+
 # The figures of ours that stand beside a table: {column: (metric, divisor)}. Names keep saying what they are.
 QUALITY = {"FID-AlexNet": ("fid_alexnet", 1), "proxy text score": ("proxy_text_score", 1)}
 OURS = {
@@ -134,6 +145,12 @@ def our_table(number: str, result: EvaluationResult) -> pd.DataFrame:
         )
         frame[f"MACs teacher@{most} / this"] = result.value("total_macs", "teacher", most) / 1e9 / frame["MACs G/image"]
     return frame
+
+
+def comparable_tables(result: EvaluationResult) -> dict[str, pd.DataFrame]:
+    """{note: table} of every table of the paper that this kind of backbone has figures for, ours beside it."""
+    numbers = OF_CLASSES if any(metric.name == "class_accuracy" for metric in result.metrics) else OF_CAPTIONS
+    return {NOTES[n]: beside_paper(n, result) if n in OURS else paper_table(n) for n in numbers}
 
 
 def beside_paper(number: str, result: EvaluationResult) -> pd.DataFrame:

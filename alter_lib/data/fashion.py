@@ -10,7 +10,7 @@ from ..params import ROOT
 
 FOLDER = ROOT / "assets" / "fashion"
 CLASSES: tuple[str, ...] = (
-    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 SPLITS = {"train": "train", "test": "t10k"}  # split: how the source's files call it
 PADDING = 2  # 28 -> 32 px, a size that the autoencoder halves twice

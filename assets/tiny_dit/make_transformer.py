@@ -37,7 +37,7 @@ TRANSFORMER = dict(
     out_channels=8,  # epsilon and, in [-1, 1], the place of the variance between its bounds
     num_layers=12,
     num_attention_heads=4,
-    attention_head_dim=28,
+    attention_head_dim=26,
     num_embeds_ada_norm=NULL,
 )
 SCHEDULER = dict(  # that of DiT-XL/2

@@ -12,7 +12,7 @@ class FashionClassifier(nn.Module):
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        widths = (1, 32, 64, self.num_features)
+        widths = (1, 16, 48, self.num_features)
         self.blocks = nn.Sequential(*(block(a, b) for a, b in zip(widths, widths[1:], strict=False)))
         self.head = nn.Linear(self.num_features, num_classes)
 

@@ -107,7 +107,7 @@ def main() -> None:
     pipeline = DiTPipeline.from_pretrained(HERE, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     loss_curve().savefig(HERE / "loss_curve.png", dpi=110)
-    sample_grid(draw(pipeline, sampling, COLUMNS * len(fashion.CLASSES))[0]).savefig(HERE / "sample_grid.png", dpi=110)
+    sample_grid(draw(pipeline, sampling, COLUMNS * len(fashion.CLASSES))[0]).savefig(HERE / "sample_grid.png", dpi=80)
     print("class accuracy", class_accuracy(*draw(pipeline, sampling, options.num_images)), options)
     if not options.no_fid:
         rows = fid_curve(pipeline, sampling, options.num_images, options.every)

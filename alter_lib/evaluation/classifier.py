@@ -24,11 +24,11 @@ class FashionClassifier(nn.Module):
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions with batch normalisation, then half the resolution."""
+    """Two 3 x 3 convolutions with batch normalisation; the first halves the resolution."""
     layers: list[nn.Module] = []
-    for a, b in ((inputs, outputs), (outputs, outputs)):
-        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.MaxPool2d(2))
+    for a, b, stride in ((inputs, outputs, 2), (outputs, outputs, 1)):
+        layers += [nn.Conv2d(a, b, 3, stride, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 @torch.no_grad()

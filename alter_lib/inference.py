@@ -86,7 +86,9 @@ def save_pipeline(
     plan.save(folder)
     write_text(folder / "README.md", model_card(pipe, plan, folder.name))
     denoiser = denoiser_of(pipe)
-    with ADAPTERS[type(denoiser).__name__].separate(denoiser):
+    adapter = ADAPTERS[type(denoiser).__name__]
+    adapter.register_labels(pipe)
+    with adapter.separate(denoiser):
         pipe.save_pretrained(folder, **arguments)
 
 

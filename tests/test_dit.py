@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_dit_pipeline import BLOCKS, embedders, tiny_dit_pipeline, tiny_transformer
 
-from alter_lib import ExpertPlan, apply_plan, load_backbone, load_pipeline, remove_plan, save_pipeline, skipping
+from alter_lib import (
+    ExpertPlan,
+    ParamsError,
+    apply_plan,
+    load_backbone,
+    load_pipeline,
+    remove_plan,
+    save_pipeline,
+    skipping,
+)
 from alter_lib.backbones import dit as adapter
 from alter_lib.backbones import feature_points, wrap
 from alter_lib.sampling import LearnedVarianceDiTPipeline, guide, learned_variance_scheduler
@@ -164,6 +173,7 @@ def test_a_saved_pipeline_with_a_shared_embedder_loads_without_this_library(tmp_
     with torch.no_grad():
         assert torch.equal(stock(*inputs).sample, pipe.transformer(*inputs).sample)
     deployed = load_pipeline(tmp_path)
+    assert deployed.labels == pipe.labels == {f"class {i}": i for i in range(10)}
     apply_plan(pipe, plan)
     with torch.no_grad():
         assert torch.equal(deployed.transformer(*inputs).sample, pipe.transformer(*inputs).sample)
@@ -174,7 +184,7 @@ def test_feature_points_of_groups_and_of_the_middle():
     assert feature_points(DIT, "all") == blocks
     assert feature_points(DIT, "middle") == [blocks[4]]
     assert feature_points(DIT, 4) == [blocks[i] for i in (1, 3, 5, 7)]
-    with pytest.raises(ValueError, match="feature_points: 9 is not at most 8"):
+    with pytest.raises(ParamsError, match="feature_points: 9 is not at most 8"):
         feature_points(DIT, 9)
 
 

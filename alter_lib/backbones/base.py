@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from ..params import ParamsError
 from . import dit, unet
 from .architecture import architecture_hash
 from .macs import CONVENTIONS, WITH_ATTENTION, count_macs
@@ -79,14 +80,14 @@ def feature_points(denoiser: nn.Module, points: str | int = "all") -> list[nn.Mo
     """The modules whose outputs L_featKD compares, in execution order (paper §3.3).
 
     points: `all` blocks (UNet: down, middle, up; DiT: every transformer block), the `middle` one alone (as the authors'
-    DiT code), or the last block of each of that many equal groups. Raises ValueError for more groups than blocks.
+    DiT code), or the last block of each of that many equal groups. Raises ParamsError for more groups than blocks.
     """
     blocks = ADAPTERS[type(denoiser).__name__].feature_blocks(denoiser)
     if points == "middle":
         return [blocks[len(blocks) // 2]]
     groups = len(blocks) if points == "all" else points
     if groups > len(blocks):
-        raise ValueError(f"loss.feature_points: {groups} is not at most {len(blocks)}, the blocks of the denoiser")
+        raise ParamsError([f"loss.feature_points: {groups} is not at most {len(blocks)}, the blocks of the denoiser"])
     return [blocks[(i + 1) * len(blocks) // groups - 1] for i in range(groups)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTPipeline, DiTTransformer2DModel
 from torch import nn
 
 BLOCK = "block"
@@ -62,6 +62,16 @@ def share_embedder(dit: DiTTransformer2DModel) -> None:
     """Every block gets block 0's embedder module."""
     for block in dit.transformer_blocks[1:]:
         block.norm1.emb = dit.transformer_blocks[0].norm1.emb
+
+
+def register_labels(pipe: DiTPipeline) -> None:
+    """Put the class names where `save_pretrained` finds them: DiTPipeline reads id2label from model_index.json but does
+    not write it."""
+    names: dict[int, list[str]] = {}
+    for name, label in pipe.labels.items():
+        names.setdefault(label, []).append(name)
+    if names:
+        pipe.register_to_config(id2label={label: ", ".join(names[label]) for label in sorted(names)})
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -45,6 +45,10 @@ def prunable_layers(unet: UNet2DConditionModel) -> list[tuple[str, str, nn.Modul
 
 def prepare(unet: UNet2DConditionModel, pretrained: bool) -> None:
     """Before training: a UNet shares nothing and drops nothing."""
+
+
+def register_labels(pipe: StableDiffusionPipeline) -> None:
+    """Before saving: a text-to-image pipeline has no class names."""
 
 
 def separate(unet: UNet2DConditionModel) -> AbstractContextManager:

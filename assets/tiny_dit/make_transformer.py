@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from alter_lib.backbones.dit import prepare, separate
+from alter_lib.backbones.dit import prepare, register_labels, separate
 from alter_lib.data.fashion import CLASSES
 from alter_lib.losses import variational_bound
 
@@ -172,7 +172,7 @@ def export(dit: DiTTransformer2DModel, weights: dict[str, torch.Tensor], folder:
     vae.register_to_config(_name_or_path="assets/tiny_dit/vae")  # not where this machine keeps it
     id2label = dict(enumerate(CLASSES))
     pipeline = DiTPipeline(dit.cpu().half(), vae, DDIMScheduler(**SCHEDULER), id2label)
-    pipeline.register_to_config(id2label=id2label)  # DiTPipeline reads it from model_index.json, but doesn't write it
+    register_labels(pipeline)
     with separate(dit):  # a copy of the embedder in every block, as stock diffusers loads it
         pipeline.save_pretrained(folder)
 

@@ -1,11 +1,13 @@
 """Pretrains the UNet and the text encoder of tiny_sd (the ALTER teacher) on the emoji. Seeded and resumable.
 
-    python assets/tiny_sd/make_denoiser.py [--steps 20000] [--device cuda] [--compile] [--warm-start]
+    python assets/tiny_sd/make_denoiser.py [--steps 11000] [--device cuda] [--compile] [--warm-start]
     python assets/tiny_sd/make_denoiser.py --export-only SNAPSHOT
 
 Latent diffusion as SD2.1 (v-prediction, scaled-linear betas), both networks from random weights, on the held-in split.
-The learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
-before the fall; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes on.
+The learning rate is constant after its warm-up, falls linearly between two and five sixths of the steps and stays at a
+twentieth to the end; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes
+on. Where the state of the optimiser is gone, --warm-start goes on from the committed weights at the last step of the
+log, with new moments and a short warm-up.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 HERE = Path(__file__).parent
 BATCH, LEARNING_RATE, WARMUP, EMA_DECAY, SEED = 64, 8e-4, 500, 0.999, 0
+FALL, FINAL_SHARE = (4 / 6, 5 / 6), 0.05  # of the steps; of the learning rate
 CAPTION_DROPOUT = 0.1  # for classifier-free guidance
 BASE_SHARE = 0.7  # share of the batch drawn from base emoji, the rest from skin-tone variants
 SAVE_EVERY, SNAPSHOT_EVERY = 250, 1000
@@ -102,8 +105,10 @@ def draw_batch(step: int, rows: list[dict], bases: torch.Tensor, variants: torch
     }
 
 
-def learning_rate(step: int, steps: int) -> float:
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP, max(5 * (1 - step / steps), 0.01))
+def learning_rate(step: int, steps: int, since: int) -> float:
+    """since: the step at which this optimiser began (0, or where a warm start went on)."""
+    fallen = min(max((step / steps - FALL[0]) / (FALL[1] - FALL[0]), 0.0), 1.0)
+    return LEARNING_RATE * min((step - since + 1) / WARMUP, 1 - (1 - FINAL_SHARE) * fallen)
 
 
 def ema_weights(networks: torch.nn.ModuleList, ema: EMAModel) -> dict[str, torch.Tensor]:
@@ -111,7 +116,9 @@ def ema_weights(networks: torch.nn.ModuleList, ema: EMAModel) -> dict[str, torch
     return {name: shadow.half().cpu().contiguous() for name, shadow in zip(names, ema.shadow_params, strict=True)}
 
 
-def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str, compiled: bool) -> None:
+def train(
+    both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str, compiled: bool, since: int
+) -> None:
     images, rows = emoji("train")
     vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
     with torch.no_grad():
@@ -125,13 +132,13 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
     unet, text_encoder = both.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     denoise = torch.compile(unet) if compiled else unet
     optimizer = torch.optim.AdamW(both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY, foreach=True), HERE / "denoiser_log.csv", 0
+    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY, foreach=True), HERE / "denoiser_log.csv", since
     if (state := STATE / "denoiser.pt").exists():
         saved = torch.load(state, weights_only=True, map_location=device)
-        first = saved["step"]
+        first, since = saved["step"], saved["since"]
         both.load_state_dict(saved["networks"]), optimizer.load_state_dict(saved["optimizer"])
         ema.load_state_dict(saved["ema"])
-    else:
+    elif not since:
         log.write_text("step,loss,learning_rate,seconds\n")
     losses, started = [], time.time()
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="denoiser", mininterval=30):
@@ -144,7 +151,7 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
         states = text_encoder(tokens.to(device)).last_hidden_state
         loss = (denoise(noisy, batch["timesteps"].to(device), states).sample - target).square().mean()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, steps, since)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step(), optimizer.zero_grad(), ema.step(both.parameters())
@@ -155,7 +162,7 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
                     [
                         step + 1,
                         f"{torch.stack(losses).mean().item():.5f}",
-                        f"{learning_rate(step, steps):.2e}",
+                        f"{learning_rate(step, steps, since):.2e}",
                         f"{time.time() - started:.0f}",
                     ]
                 )
@@ -163,6 +170,7 @@ def train(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, devic
             atomic_save(
                 {
                     "step": step + 1,
+                    "since": since,
                     "networks": both.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "ema": ema.state_dict(),
@@ -194,20 +202,22 @@ def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=11000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: minutes first, then faster")
-    parser.add_argument("--warm-start", action="store_true", help="begin from the committed weights")
+    parser.add_argument("--warm-start", action="store_true", help="go on from the committed weights")
     parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
     options = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
     both = torch.nn.ModuleList(networks(tokenizer))
     if options.export_only:
         return export(both, tokenizer, load_file(options.export_only), HERE)
+    since = 0
     if options.warm_start:
+        since = int((HERE / "denoiser_log.csv").read_text().splitlines()[-1].split(",")[0])
         for network, name in zip(both, ("unet/diffusion_pytorch_model", "text_encoder/model"), strict=True):
             network.load_state_dict({k: v.float() for k, v in load_file(HERE / f"{name}.safetensors").items()})
-    train(both.to(options.device), tokenizer, options.steps, options.device, options.compile)
+    train(both.to(options.device), tokenizer, options.steps, options.device, options.compile, since)
     export(both, tokenizer, load_file(sorted((STATE / "snapshots").glob("*.safetensors"))[-1]), HERE)
 
 

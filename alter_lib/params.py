@@ -7,6 +7,7 @@ Where the paper prints a value it is the default here; where it is silent the fi
 """
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -67,7 +68,7 @@ class Run(Section):
 class BackboneParams(Section):
     id: Annotated[str, Field(min_length=1)] = "assets/tiny_sd"  # folder below the repository root, or a hub id
     weights: Literal["pretrained", "random"] = "pretrained"  # random: from a config alone, no network
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"  # as loaded; training: at least float32
     device: Device = "auto"
     variant: str | None = None  # as in from_pretrained, e.g. fp16
     revision: str | None = None
@@ -131,17 +132,27 @@ class Training(Section):
     weight_decay: Weight = 0.01  # AdamW's own default; the paper names none
     execution: Literal["sub_batch", "masked", "reference"] = "sub_batch"  # reference: the authors' procedure
     checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2  # the last and spares: a damaged one is passed over for the one before
     correct_ratio: Flag = False  # smallest exact correction of a plan that ends off target
     num_processes: Count = 1
-    mixed_precision: Literal["no", "bf16"] = "no"  # autocast; weights stay float32. fp16 would need a loss scaler
+    gradient_accumulation_steps: Count = 1  # micro-batches of a process's share: same gradients, less memory
+    gradient_checkpointing: Flag = False  # prunable layers are run again in the backward pass: less memory, more time
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # autocast; the student's weights stay float32
+    teacher_dtype: Literal["bfloat16", "float16"] | None = None  # of the frozen teacher; null: the student's
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"  # 8-bit moments of theta (bitsandbytes); Phi is small
+    lora_rank: CountOrZero = 0  # 0: all of theta is trained; else adapters of the attention projections (peft)
+    compile: Literal["none", "teacher", "both"] = "none"  # torch.compile; of the student each prunable layer by itself
+    trackers: Literal["auto"] | tuple[Name, ...] = "auto"  # accelerate's names; auto: tensorboard where installed
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
         late = [key for key in ("hypernetwork_steps", "warmup_steps") if getattr(self, key) > self.steps]
-        if self.batch_size % self.num_processes:
+        parts = {key: getattr(self, key) for key in ("num_processes", "gradient_accumulation_steps")}
+        named = {key: value for key, value in parts.items() if value > 1}
+        if self.batch_size % math.prod(parts.values()):
             late.append("batch_size")
         if late:
-            rule = {"batch_size": f"a multiple of num_processes ({self.num_processes})"}
+            rule = {"batch_size": f"a multiple of {' x '.join(named)} ({' x '.join(map(str, named.values()))})"}
             default = f"at most steps ({self.steps})"
             raise ValueError("\n".join(f"{key}: {getattr(self, key)} is not {rule.get(key, default)}" for key in late))
         return self

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from .params_data import Source, data_faults
 from .params_errors import ParamsError, faults
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository: relative paths start here, never at the kernel's folder
@@ -45,6 +46,7 @@ Share = Annotated[float, Field(ge=0, le=1), NotBool]
 PositiveShare = Annotated[float, Field(gt=0, le=1), NotBool]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1), NotBool]
 Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1)]
 Device = Literal["auto", "cpu", "cuda", "mps", "meta"]
 Name = Annotated[
     str,
@@ -81,12 +83,35 @@ class Cost(Section):
 
 
 class Data(Section):
-    source: Literal["emoji", "fashion"] = "emoji"  # with captions (Stable Diffusion) or with class labels (DiT)
+    source: Source = "emoji"  # emoji, coco, cc3m: captions; fashion, imagenet: class labels; the others hold either
+    path: Text | None = None  # a source of one's own: its folder, tar shards or name on the hub
+    config: Text | None = None  # hub: configuration of the data set
+    split: Text | None = None  # hub: e.g. train; coco: train2014 | val2014 | train2017 | val2017; imagenet: subfolder
+    streaming: Flag = False  # hub: the cache reads it once through instead of storing it on this disk
+    image_column: Text | None = None  # null: image
+    caption_column: Text | None = None  # null: text, or what img2dataset writes
+    label_column: Text | None = None  # null: label
+    aesthetic_column: Text | None = None  # null: AESTHETIC_SCORE, as LAION-Aesthetics calls it
     keywords: Flag = True  # captions: the name and a random subset of the keywords
     caption_dropout: Share = 0.1  # share of empty captions, or of null class labels, for classifier-free guidance
+    resolution: Count | None = None  # px, height and width; null: what the backbone samples at
+    crop: Literal["center", "random"] = "center"  # of the picture whose shorter side was resized to the resolution
+    flip: Flag = False  # mirror half of the pictures
+    min_size: Count | None = None  # px: pictures whose shorter side is less are left out
+    min_aesthetic: Number | None = None  # pictures with a lower aesthetic score are left out
+    shuffle_buffer: Count | None = None  # null: an epoch is one permutation; N: shards permuted, then each N samples
+    workers: Count = 4  # threads a process that read and decode pictures
+    cache_folder: Text | None = None  # where python -m alter_lib.data.cache writes
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float16"  # of the cached latents and text states
     cache_latents: Flag = True  # encode all images before training; false: batch by batch, for sets that don't fit
     cache_text: Flag = True  # likewise for the captions
     limit: Count | None = None  # first images only
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_source(self) -> Self:
+        if bad := data_faults(self, {name: field.default for name, field in type(self).model_fields.items()}):
+            raise ValueError("\n".join(bad))
+        return self
 
 
 class HypernetworkParams(Section):

@@ -1,11 +1,14 @@
 """Pretrains the transformer of tiny_dit (the ALTER teacher) on Fashion-MNIST. Seeded and resumable.
 
-    python assets/tiny_dit/make_transformer.py [--steps 20000] [--device cuda] [--compile] [--export-only SNAPSHOT]
+    python assets/tiny_dit/make_transformer.py [--steps 10000] [--device cuda] [--compile] [--warm-start]
+    python assets/tiny_dit/make_transformer.py --export-only SNAPSHOT
 
 Latent diffusion as in DiT (Peebles & Xie 2023): epsilon prediction with a learned variance, linear betas, labels
 dropped for classifier-free guidance, adaLN-zero blocks, one embedder of timestep and label for all of them. The
-learning rate is constant after its warm-up and falls linearly over the last fifth, so that more steps can be added
-before the fall; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes on.
+learning rate is constant after its warm-up, falls linearly between two and five sixths of the steps and stays at a
+twentieth to the end; the exported weights are the exponential moving average. Ctrl-C stops it; the same command goes
+on. Where the state of the optimiser is gone, --warm-start goes on from the committed weights at the last step of the
+log, with new moments and a short warm-up.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from alter_lib.losses import variational_bound
 
 HERE = Path(__file__).parent
 BATCH, LEARNING_RATE, WARMUP, EMA_DECAY, SEED = 128, 1e-3, 500, 0.999, 0
+FALL, FINAL_SHARE = (4 / 6, 5 / 6), 0.05  # of the steps; of the learning rate
 LABEL_DROPOUT = 0.1  # for classifier-free guidance
 SAVE_EVERY, SNAPSHOT_EVERY = 250, 1000
 NULL = 1000  # the class that DiTPipeline writes where there is no label; so the table has 1001 rows
@@ -113,8 +117,10 @@ def diffusion_losses(
     return (epsilon - batch["noise"]).square().mean(), bound
 
 
-def learning_rate(step: int, steps: int) -> float:
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP, max(5 * (1 - step / steps), 0.01))
+def learning_rate(step: int, steps: int, since: int) -> float:
+    """since: the step at which this optimiser began (0, or where a warm start went on)."""
+    fallen = min(max((step / steps - FALL[0]) / (FALL[1] - FALL[0]), 0.0), 1.0)
+    return LEARNING_RATE * min((step - since + 1) / WARMUP, 1 - (1 - FINAL_SHARE) * fallen)
 
 
 def ema_weights(dit: DiTTransformer2DModel, ema: EMAModel) -> dict[str, torch.Tensor]:
@@ -123,26 +129,26 @@ def ema_weights(dit: DiTTransformer2DModel, ema: EMAModel) -> dict[str, torch.Te
     return {name: shadow.half().cpu().contiguous() for name, shadow in zip(names, ema.shadow_params, strict=True)}
 
 
-def log_row(losses: list, step: int, steps: int, seconds: float) -> None:
+def log_row(losses: list, step: int, rate: float, seconds: float) -> None:
     mse, bound = torch.stack(losses).mean(0).tolist()
-    row = [step, f"{mse:.5f}", f"{bound:.5f}", f"{learning_rate(step - 1, steps):.2e}", f"{seconds:.0f}"]
+    row = [step, f"{mse:.5f}", f"{bound:.5f}", f"{rate:.2e}", f"{seconds:.0f}"]
     with (HERE / "transformer_log.csv").open("a", newline="") as file:
         csv.writer(file).writerow(row)
 
 
-def train(dit: DiTTransformer2DModel, steps: int, device: str, compiled: bool) -> None:
+def train(dit: DiTTransformer2DModel, steps: int, device: str, compiled: bool, since: int) -> None:
     images, labels = pictures("train")
     mean, std = encode(images)
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
     denoise = torch.compile(dit) if compiled else dit
     optimizer = torch.optim.AdamW(dit.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    ema, first = EMAModel(dit.parameters(), decay=EMA_DECAY, foreach=True), 0
+    ema, first = EMAModel(dit.parameters(), decay=EMA_DECAY, foreach=True), since
     if (state := STATE / "transformer.pt").exists():
         saved = torch.load(state, weights_only=True, map_location=device)
-        first = saved["step"]
+        first, since = saved["step"], saved["since"]
         for part, name in ((dit, "transformer"), (optimizer, "optimizer"), (ema, "ema")):
             part.load_state_dict(saved[name])
-    else:
+    elif not since:
         (HERE / "transformer_log.csv").write_text("step,epsilon_mse,variational_bound,learning_rate,seconds\n")
     losses, started = [], time.time()
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="transformer", mininterval=30):
@@ -150,16 +156,16 @@ def train(dit: DiTTransformer2DModel, steps: int, device: str, compiled: bool) -
         clean = (mean[drawn["index"]] + std[drawn["index"]] * drawn["posterior_noise"]).to(device)
         mse, bound = diffusion_losses(denoise, clean, {k: v.to(device) for k, v in drawn.items()}, alphas)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, steps, since)
         (mse + bound).backward()
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
         optimizer.step(), optimizer.zero_grad(), ema.step(dit.parameters())
         losses.append(torch.stack([mse, bound]).detach())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            log_row(losses, step + 1, steps, time.time() - started)
+            log_row(losses, step + 1, learning_rate(step, steps, since), time.time() - started)
             losses, started = [], time.time()
             parts = {"transformer": dit, "optimizer": optimizer, "ema": ema}
-            atomic_save({"step": step + 1} | {name: part.state_dict() for name, part in parts.items()}, state)
+            atomic_save({"step": step + 1, "since": since} | {name: part.state_dict() for name, part in parts.items()}, state)
         if (step + 1) % SNAPSHOT_EVERY == 0 or step + 1 == steps:
             (STATE / "snapshots").mkdir(exist_ok=True)
             save_file(ema_weights(dit, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
@@ -179,14 +185,19 @@ def export(dit: DiTTransformer2DModel, weights: dict[str, torch.Tensor], folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer: slow first, then faster")
+    parser.add_argument("--warm-start", action="store_true", help="go on from the committed weights")
     parser.add_argument("--export-only", type=Path, help="write the pipeline from this snapshot and stop")
     options = parser.parse_args()
-    dit = network()
+    dit, since = network(), 0
+    if options.warm_start:
+        weights = load_file(HERE / "transformer" / "diffusion_pytorch_model.safetensors")
+        dit.load_state_dict({name: value.float() for name, value in weights.items()})
+        since = int((HERE / "transformer_log.csv").read_text().splitlines()[-1].split(",")[0])
     if not options.export_only:
-        train(dit.to(options.device), options.steps, options.device, options.compile)
+        train(dit.to(options.device), options.steps, options.device, options.compile, since)
     last = options.export_only or max((STATE / "snapshots").glob("*.safetensors"))
     export(dit, load_file(last), HERE)
 

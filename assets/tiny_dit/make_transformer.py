@@ -165,7 +165,8 @@ def train(dit: DiTTransformer2DModel, steps: int, device: str, compiled: bool, s
             log_row(losses, step + 1, learning_rate(step, steps, since), time.time() - started)
             losses, started = [], time.time()
             parts = {"transformer": dit, "optimizer": optimizer, "ema": ema}
-            atomic_save({"step": step + 1, "since": since} | {name: part.state_dict() for name, part in parts.items()}, state)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            atomic_save({"step": step + 1, "since": since, **states}, state)
         if (step + 1) % SNAPSHOT_EVERY == 0 or step + 1 == steps:
             (STATE / "snapshots").mkdir(exist_ok=True)
             save_file(ema_weights(dit, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")

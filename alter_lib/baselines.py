@@ -13,14 +13,10 @@ import torch
 from . import skipping
 from .backbones import Backbone
 from .data.latents import Batch
+from .hypernetwork import equal_intervals
 from .objective import Objective
 from .params import ParamsError
 from .plan import CostTable, Denominator, ExpertPlan
-
-
-def equal_intervals(num_timesteps: int, num_experts: int) -> torch.Tensor:
-    """Routing [T] of the Manual variant (paper Table 3): expert i serves the i-th of N_e equal intervals."""
-    return torch.arange(num_timesteps) * num_experts // num_timesteps
 
 
 def drop_in_order(costs: CostTable, order: Sequence[int], target: float) -> list[bool]:

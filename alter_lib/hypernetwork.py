@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .backbones import Backbone
     from .plan import ExpertPlan
 
+CERTAIN = 1e4  # a logit that no Gumbel variable of float32 overturns
+
 
 class Decisions(NamedTuple):
     """masks [N_e, N_L] and routing [T, N_e] (rows one-hot, or soft), both differentiable."""
@@ -59,6 +61,23 @@ class TemporalRouter(nn.Module):
         return self.net(e_t)
 
 
+class EqualIntervals(nn.Module):
+    """Routing logits [T, N_e] of the Manual variant (paper Table 3): expert i serves the i-th of N_e equal intervals,
+    whatever the noise; nothing is learned."""
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+
+    def forward(self, e_t: torch.Tensor) -> torch.Tensor:
+        return CERTAIN * nn.functional.one_hot(equal_intervals(len(e_t), self.num_experts)).to(e_t)
+
+
+def equal_intervals(num_timesteps: int, num_experts: int) -> torch.Tensor:
+    """Routing [T]: equal intervals of timesteps, one an expert."""
+    return torch.arange(num_timesteps) * num_experts // num_timesteps
+
+
 class Hypernetwork(nn.Module):
     """Expert generator and temporal router with their sampling constants (paper B.3).
 
@@ -66,6 +85,7 @@ class Hypernetwork(nn.Module):
         num_experts: N_e. num_layers: N_L. timestep_embed_dim: D_emb of the router's input.
         estimator: `straight_through` (B.3: hard forward) or `soft` (B.2, B.4: relaxed masks).
         noise: `gumbel` as printed, or `logistic`, the exact binary Concrete.
+        router: `learned`, or `intervals` (Table 3's Manual). num_experts = 1 is Table 3's Static.
     """
 
     def __init__(
@@ -83,10 +103,16 @@ class Hypernetwork(nn.Module):
         mask_offset: float = 4.0,
         router_temperature: float = 0.4,
         router_offset: float = 0.0,
+        router: str = "learned",
     ) -> None:
         super().__init__()
         self.generator = ExpertGenerator(num_experts, num_layers, input_dim, expert_hidden_dim)
-        self.router = TemporalRouter(timestep_embed_dim, num_experts, router_hidden_dim)
+        learned = router == "learned"
+        self.router = (
+            TemporalRouter(timestep_embed_dim, num_experts, router_hidden_dim)
+            if learned
+            else EqualIntervals(num_experts)
+        )
         self.estimator, self.noise = estimator, noise
         self.mask_temperature, self.mask_offset = mask_temperature, mask_offset
         self.router_temperature, self.router_offset = router_temperature, router_offset

@@ -126,6 +126,7 @@ class HypernetworkParams(Section):
     mask_offset: Number = 4.0  # b_g, B.3
     router_temperature: Positive = 0.4  # tau_r, B.3
     router_offset: Number = 0.0  # b_r, B.3
+    router: Literal["learned", "intervals"] = "learned"  # intervals: N_e equal ones, Table 3's Manual
     ratio_masks: Literal["sampled", "evaluation"] = "sampled"  # the masks that L_ratio sees
     ratio_gradient: Literal["sigmoid", "identity"] = "sigmoid"  # its straight-through gradient in the logits
 

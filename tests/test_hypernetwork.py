@@ -1,8 +1,9 @@
 """Expert generator and router (paper Tables 5, 6)."""
 
+import pytest
 import torch
 
-from alter_lib.hypernetwork import ExpertGenerator, Hypernetwork, TemporalRouter
+from alter_lib.hypernetwork import ExpertGenerator, Hypernetwork, TemporalRouter, equal_intervals
 
 
 def count(module: torch.nn.Module) -> int:
@@ -28,6 +29,25 @@ def test_training_starts_with_every_layer_on_and_evaluation_is_deterministic():
     masks, routing = net.evaluate(e_t)
     assert masks.detach().eq(1).all() and routing.sum(-1).allclose(torch.ones(50))
     assert all(torch.equal(a, b) for a, b in zip(net.evaluate(e_t), (masks, routing), strict=True))
+
+
+def test_manual_routes_by_equal_intervals_under_noise_too_and_has_no_router_to_train():
+    torch.manual_seed(0)
+    net, e_t = Hypernetwork(4, 7, 12, router="intervals"), torch.randn(10, 12)
+    assert count(net.router) == 0
+    by_hand = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+    sampled = [net.sample(e_t, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    for decisions in (net.evaluate(e_t), *sampled):
+        assert decisions.routing.argmax(-1).tolist() == by_hand
+        torch.testing.assert_close(decisions.routing.sum(-1), torch.ones(10))
+    sampled[0].masks.sum().backward()
+    assert net.generator.net[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("timesteps", "experts"), [(1000, 10), (10, 4), (7, 7), (5, 1)])
+def test_equal_intervals_differ_in_length_by_one_at_most(timesteps, experts):
+    lengths = equal_intervals(timesteps, experts).bincount(minlength=experts)
+    assert lengths.sum() == timesteps and lengths.max() - lengths.min() <= 1
 
 
 def test_masks_in_force_are_the_routed_experts_rows():

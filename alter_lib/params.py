@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .params_data import Source, data_faults
 from .params_errors import ParamsError, faults
+from .params_evaluation import Baseline, MetricName, Protocol, evaluation_faults
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository: relative paths start here, never at the kernel's folder
 DEFAULT = ROOT / "params" / "tiny_sd.yaml"
@@ -200,6 +201,21 @@ class Sampling(Section):
 
 
 class Evaluation(Section):
+    protocol: Protocol = "embedded"
+    prompts: Text | None = None  # COCO captions json, CC3M tsv, text, csv, jsonl, parquet, or a saved prompt list
+    prompt_column: Text | None = None  # of a csv, jsonl or parquet file
+    images_per_prompt: Count = 1
+    reference: Text | None = None  # real images: a folder, or an npz of the ADM evaluator
+    image_format: Literal["npz", "png"] = "npz"  # how drawn images are kept
+    resolution: Count | None = None  # px that images are squashed to before every metric; null: as they are
+    resize: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"  # Pillow's, which are antialiased
+    metrics: tuple[MetricName, ...] = ()  # beside MACs and the deviation from the teacher; embedded: a fixed set
+    weights: Annotated[str, Field(min_length=1)] = "weights"  # folder of the extractors' weights
+    download: Flag = False  # fetch weights that are not there
+    clip_model: Text = "openai/clip-vit-base-patch32"  # of the CLIP score; APTP's scripts take it, the paper is silent
+    preference_python: Text | None = None  # interpreter of an environment with image-reward
+    baselines: tuple[Baseline, ...] = ()  # released pipelines below the folder of weights
+    latency_batch_sizes: tuple[Count, ...] = ()  # time whole images at these batch sizes
     num_images: Annotated[int, Field(ge=2), NotBool] = 1000  # N of every FID figure: never compare across N
     steps: tuple[Count, ...] = Field((20,), min_length=1)
     teacher_steps: tuple[Count, ...] = (50, 25, 20, 13, 10)
@@ -208,6 +224,12 @@ class Evaluation(Section):
     target_fid_ratio: Positive | None = None  # FID-AlexNet, ALTER / teacher at equal steps: what the report judges by
     bootstrap: Count = 1000  # resamples of a 95 % interval
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_protocol(self) -> Self:
+        if bad := evaluation_faults(self, {name: field.default for name, field in type(self).model_fields.items()}):
+            raise ValueError("\n".join(bad))
+        return self
 
 
 class Params(Section):

@@ -1,0 +1,41 @@
+"""What the `evaluation` section of Params may name, and how its keys go together."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+# embedded: the pictures of data.source; imagenet: class labels; prompts: a list of one's own
+Protocol = Literal["embedded", "coco2014", "coco2017", "cc3m", "imagenet", "prompts"]
+MetricName = Literal[
+    "fid", "fid_legacy_pytorch", "kid", "inception_score", "precision", "recall", "sfid", "clip_score", "cmmd",
+    "fid_alexnet", "kid_alexnet", "image_reward", "hpsv2",
+]  # fmt: skip
+Baseline = Literal["bk_sdm_v2_base", "bk_sdm_v2_small"]
+OF_TEXT = ("clip_score", "image_reward", "hpsv2")
+AT_SCALE = (  # without a part in the embedded protocol
+    "prompts", "prompt_column", "images_per_prompt", "reference", "image_format", "resolution", "resize", "metrics",
+    "baselines",
+)  # fmt: skip
+
+
+def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
+    """One line `key: what is wrong` for each key of an evaluation section that its protocol has no use for."""
+    found = []
+    if values.protocol == "embedded":
+        found += [f"{key}: {shown(getattr(values, key))} has no part in the embedded protocol; use {shown(defaults[key])}"
+                  for key in AT_SCALE if getattr(values, key) != defaults[key]]  # fmt: skip
+    else:
+        if values.teacher_results:
+            found.append(f"teacher_results: {values.teacher_results} holds figures of the embedded protocol; use null")
+        if values.protocol != "imagenet" and values.prompts is None:
+            found.append(f"prompts: null is not the file that protocol {values.protocol} takes its prompts from")
+        if values.protocol == "imagenet":
+            found += [f"metrics: {name} needs prompts, imagenet has class labels" for name in values.metrics
+                      if name in OF_TEXT]  # fmt: skip
+    if values.num_images % values.images_per_prompt:
+        found.append(f"num_images: {values.num_images} is not a multiple of images_per_prompt ({values.images_per_prompt})")
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as YAML spells it."""
+    return "null" if value is None else f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Images for the metrics, by a stock diffusers pipeline call: seeded one by one, written in shards, resumable.
+"""Images for the metrics, by a stock diffusers pipeline call: seeded one by one, written batch by batch, resumable.
 
 Image i depends on (seed, i) and its prompt alone: the same at any batch size, up to the rounding of batched kernels.
 A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(image_seed(seed, i)))`.
@@ -6,7 +6,6 @@ A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(im
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import DiffusionPipeline, DiTPipeline, SchedulerMixin
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..params import ParamsError, Sampling
 from ..sampling import LearnedVarianceDiTPipeline, learned_variance_scheduler
+from .image_store import ImageStore
 
 
 def image_seed(seed: int, i: int) -> int:
@@ -101,20 +102,35 @@ class Sampler:
         return (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read_shards(folder: Path) -> dict[int, np.ndarray]:
-    """{index: image} of every shard in `folder`."""
-    found: dict[int, np.ndarray] = {}
-    for shard in sorted(folder.glob("*.npz")):
-        with np.load(shard) as arrays:
-            found |= dict(zip(arrays["indices"].tolist(), arrays["images"], strict=True))
-    return found
+def draw_missing(
+    sampler: Sampler,
+    prompts: Sequence[str | int],
+    store: ImageStore,
+    name: str,
+    indices: Sequence[int] | None = None,
+    processes: PartialState | None = None,
+) -> None:
+    """Draw what `store` lacks of the images of `prompts` at `indices` (default: all), `sampling.batch_size` at a time.
 
-
-def write_shard(folder: Path, indices: Sequence[int], images: np.ndarray) -> None:
-    temporary = folder / f"{indices[0]:06d}.tmp"
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, indices=np.asarray(indices), images=images)
-    os.replace(temporary, folder / f"{indices[0]:06d}.npz")
+    The batches are those of one process, dealt out in turn to `processes` (accelerate's): which images share a batch,
+    and with it every rounding of batched kernels, does not depend on how many there are, nor on an interruption.
+    """
+    indices = range(len(prompts)) if indices is None else indices
+    present, size = store.present(), sampler.sampling.batch_size
+    missing = [i for i in indices if i not in present]
+    batches, desc = [missing[first : first + size] for first in range(0, len(missing), size)], name
+    if processes:
+        processes.wait_for_everyone()  # nobody writes before everybody has looked
+        batches = batches[processes.process_index :: processes.num_processes]
+        desc = f"{name}, process {processes.process_index + 1} of {processes.num_processes}"
+    total = sum(map(len, batches))
+    done = len(indices) - len(missing)
+    with tqdm(total=done + total, initial=done, desc=desc, unit="image") as bar:
+        for batch in batches:
+            store.write(batch, sampler.draw(prompts, batch))
+            bar.update(len(batch))
+    if processes:
+        processes.wait_for_everyone()
 
 
 def generate(
@@ -130,14 +146,5 @@ def generate(
     for stale in folder.glob(f"{name}-*"):
         if stale != home:
             shutil.rmtree(stale)
-    home.mkdir(parents=True, exist_ok=True)
-    images = read_shards(home)
-    missing = [i for i in indices if i not in images]
-    with tqdm(total=len(indices), initial=len(indices) - len(missing), desc=name, unit="image") as bar:
-        for first in range(0, len(missing), sampler.sampling.batch_size):
-            batch = missing[first : first + sampler.sampling.batch_size]
-            drawn = sampler.draw(prompts, batch)
-            write_shard(home, batch, drawn)
-            images |= dict(zip(batch, drawn, strict=True))
-            bar.update(len(batch))
-    return np.stack([images[i] for i in indices])
+    draw_missing(sampler, prompts, ImageStore(home), name, indices)
+    return ImageStore(home).read(indices)

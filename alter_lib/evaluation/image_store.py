@@ -1,0 +1,107 @@
+"""Drawn images on disk, batch by batch: whole batches are there or are not, so that work that was killed goes on.
+
+npz: one compressed shard a batch. png: one file an image, and one list a batch that is written last.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .resizing import read_files, resized
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """A folder of images by index. image_format: npz or png."""
+
+    home: Path
+    image_format: str = "npz"
+
+    def present(self) -> set[int]:
+        """Indices of all images of whole batches."""
+        if self.image_format == "png":
+            return {i for batch in self.home.glob("*.json") for i in json.loads(batch.read_text())}
+        return set(self.shards())
+
+    def shards(self) -> dict[int, Path]:
+        """{index: its shard}."""
+        found = {}
+        for shard in sorted(self.home.glob("*.npz")):
+            with np.load(shard) as arrays:
+                found |= dict.fromkeys(arrays["indices"].tolist(), shard)
+        return found
+
+    def write(self, indices: Sequence[int], images: np.ndarray) -> None:
+        """Add a batch, uint8 [n, H, W, 3]."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        last = self.home / f"{indices[0]:06d}.{'json' if self.image_format == 'png' else 'npz'}"
+        temporary = last.with_suffix(".tmp")
+        if self.image_format == "png":
+            for i, image in zip(indices, images, strict=True):
+                Image.fromarray(image).save(self.png(i))
+            temporary.write_text(json.dumps(list(indices)))
+        else:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, indices=np.asarray(indices), images=images)
+        os.replace(temporary, last)
+
+    def png(self, i: int) -> Path:
+        return self.home / f"{i:06d}.png"
+
+    def read(self, indices: Sequence[int], size: int | None = None, method: str = "bicubic") -> np.ndarray:
+        """uint8 [n, H, W, 3] of all `indices` at once."""
+        return np.concatenate(list(self.batches(indices, size, method)))
+
+    def batches(
+        self, indices: Sequence[int], size: int | None = None, method: str = "bicubic", batch_size: int = 64
+    ) -> Iterator[np.ndarray]:
+        """uint8 [n, H, W, 3] in the order of `indices`, at `size` px if that is given."""
+        if self.image_format == "png":
+            yield from read_files([self.png(i) for i in indices], size, method, batch_size)
+            return
+        shards, kept = self.shards(), (None, {})
+        for first in range(0, len(indices), batch_size):
+            images = []
+            for i in indices[first : first + batch_size]:
+                if kept[0] != shards[i]:
+                    kept = (shards[i], load_shard(shards[i]))
+                images.append(kept[1][i])
+            yield resized(np.stack(images), size, method)
+
+
+def load_shard(shard: Path) -> dict[int, np.ndarray]:
+    """{index: image} of one npz."""
+    with np.load(shard) as arrays:
+        return dict(zip(arrays["indices"].tolist(), arrays["images"], strict=True))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one method as the metrics see them: the first `count` of a store, at `size` px."""
+
+    store: ImageStore
+    count: int
+    size: int | None = None
+    method: str = "bicubic"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, batch_size: int = 64) -> Iterator[np.ndarray]:
+        """uint8 [n, H, W, 3] in order."""
+        return self.store.batches(range(self.count), self.size, self.method, batch_size)
+
+    def first(self, count: int) -> np.ndarray:
+        """uint8 [count, H, W, 3]."""
+        return self.store.read(range(count), self.size, self.method)
+
+    @cached_property
+    def resolution(self) -> int:
+        """px, height."""
+        return self.first(1).shape[1]

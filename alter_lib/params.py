@@ -81,6 +81,8 @@ class Cost(Section):
     convention: Literal["linear+conv+attention", "linear+conv"] = "linear+conv+attention"
     denominator: Literal["total", "prunable"] = "total"  # Table 1's ratios are of the total, B.2's S of the prunable
     resolution: tuple[Count, Count] | None = None  # latent [h, w]; null: the denoiser's sample_size
+    unit: Literal["macs", "latency"] = "macs"  # of S(m) and the budget: latency is measured on the device at hand
+    batch_size: Count = 1  # of the calls that latency is measured on; guidance doubles a pipeline's
 
 
 class Data(Section):

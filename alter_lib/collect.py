@@ -1,0 +1,92 @@
+"""One tidy table from the metrics.json of many runs: a row a figure, with what sets its run apart.
+
+python -m alter_lib.collect runs/ablations --out results/ablations/table.csv      (or .parquet)
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from .plan import ExpertPlan, PlanError
+
+NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as workflow/Snakefile names its runs
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """What the params and the plan of a run say: variant, seed, budget, training length, shape of the routing, seconds.
+
+    Raises FileNotFoundError where the run is not finished, PlanError for a plan that does not read.
+    """
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    seconds = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("wall_seconds", {})
+    plan = ExpertPlan.load(folder / "alter")
+    named = NAME.fullmatch(folder.name)
+    return {
+        "run": folder.name,
+        "backbone": named["backbone"] if named else Path(params["backbone"]["id"]).name,
+        "variant": named["variant"] if named else folder.name,
+        "training_seed": params["run"]["seed"],
+        "updates": params["training"]["steps"],
+        "batch_size": params["training"]["batch_size"],
+        "target_ratio": params["loss"]["target_ratio"],
+        "achieved_ratio": plan.achieved_ratio,
+        "num_experts": plan.num_experts,
+        "experts_used": len(plan.routing.unique()),
+        "switches": int((plan.routing.diff() != 0).sum()),
+        **{f"{what}_seconds": value for what, value in seconds.items()},
+    }
+
+
+def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table of all evaluated runs in `folder`, and a line for each run that is left out. Raises FileNotFoundError
+    where there is no evaluated run at all."""
+    frames, left_out = [], []
+    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
+        try:
+            facts = run_facts(run)
+            metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+        except (FileNotFoundError, PlanError) as error:
+            left_out.append(f"{run.name}: {getattr(error, 'filename', None) or error}: not there, run it first")
+            continue
+        frame = pd.DataFrame(metrics)
+        frame[["low", "high"]] = [each if isinstance(each, list) else (None, None) for each in frame.pop("interval")]
+        frames.append(frame.assign(**facts))
+    if not frames:
+        raise FileNotFoundError(f"{folder}: no evaluated run in it")
+    table = pd.concat(frames, ignore_index=True)
+    first = ["run", "backbone", "variant", "training_seed", "method", "name", "steps", "value", "low", "high"]
+    return table[[*first, *(column for column in table if column not in first)]], left_out
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """CSV or, by the suffix, parquet; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    table.to_parquet(temporary) if path.suffix == ".parquet" else table.to_csv(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a folder of runs")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.parquet")
+    options = parser.parse_args()
+    try:
+        table, left_out = collect(options.folder)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_table(table, options.out)
+    print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

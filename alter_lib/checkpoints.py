@@ -1,64 +1,115 @@
-"""Training checkpoints: safetensors and JSON in one folder a step, written whole or not at all."""
+"""Training checkpoints: safetensors and JSON in one folder a step, written whole or not at all.
 
+`checkpoints/step-000200/` holds {name}.safetensors and state.json, which lists the SHA-256 of each of them;
+`checkpoints/latest` is a link to the newest. A crash, a full disk or a kill in the middle leaves a `.partial` folder
+that nobody reads; what the disk damaged later is found by its hash.
+"""
+
+import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-KEEP = 2  # the last, and a spare
+from .params import ParamsError
+
+STATE = "state.json"
+Tensors = dict[str, torch.Tensor]
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's moments and step counts as `index.name` tensors."""
-    return {
-        f"{index}.{name}": torch.as_tensor(value).contiguous()
-        for index, slots in optimizer.state_dict()["state"].items()
-        for name, value in slots.items()
-    }
-
-
-def unshared(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def unshared(module: torch.nn.Module) -> Tensors:
     """The state dict of `module` with shared weights (DiT's embedder) under their first name alone."""
     first: dict[int, str] = {}
     state = module.state_dict()
     return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> Path:
-    """checkpoints/step-000200/{name}.safetensors and state.json; older ones than the last KEEP are removed."""
+def to_disk(path: Path) -> None:
+    """A file's bytes, or a folder's entries, are on the disk when this returns (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of `step` into `folder` and remove older ones than the last `keep`; returns its path."""
     target, partial = folder / f"step-{step:06d}", folder / f"step-{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    hashes = {}
     for name, values in tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in values.items()}, partial / f"{name}.safetensors"
-        )
-    (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        file = partial / f"{name}.safetensors"
+        save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, file)
+        hashes[file.name] = sha256(file)
+        to_disk(file)
+    (partial / STATE).write_text(json.dumps({"step": step, "sha256": hashes, **state}, indent=1))
+    to_disk(partial / STATE)
+    to_disk(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
-    for old in complete(folder)[:-KEEP]:
+    point_to(target)
+    to_disk(folder)
+    for old in complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
+def point_to(target: Path) -> None:
+    """`latest`, beside the checkpoint that it names."""
+    link = target.with_name("latest.partial")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.name)
+    os.replace(link, target.with_name("latest"))
+
+
 def complete(folder: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
+    return sorted(path for path in folder.glob("step-*") if not path.suffix)
 
 
-def load(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-    """The tensors by file name and state.json of one checkpoint."""
-    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads(
-        (path / "state.json").read_text()
-    )
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, None where each file is the one that was written."""
+    try:
+        hashes = json.loads((path / STATE).read_text())["sha256"]
+        wrong = [name for name, value in hashes.items() if sha256(path / name) != value]
+    except (OSError, ValueError, KeyError) as error:
+        return str(error)
+    return f"{wrong[0]} is not the file that was written" if wrong else None
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; None where there is none at all. Damaged ones are set aside with a line.
+
+    Raises ParamsError where every one is damaged.
+    """
+    found = complete(folder)
+    for path in reversed(found):
+        if not (reason := damage(path)):
+            return path
+        path.rename(path.with_suffix(".damaged"))
+        print(f"checkpoints: {path.name} is damaged ({reason}): going on from the one before", file=sys.stderr)
+    if found:
+        raise ParamsError([f"{folder}: no whole checkpoint is left; remove the folder to start again"])
+    return None
+
+
+def state(path: Path) -> dict[str, Any]:
+    """state.json of one checkpoint."""
+    return json.loads((path / STATE).read_text())
+
+
+def tensors(path: Path, name: str) -> Tensors:
+    """{name}.safetensors of one checkpoint, on the CPU."""
+    return load_file(path / f"{name}.safetensors")

@@ -9,9 +9,14 @@ import math
 import torch
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float32, or in float64 where it is that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def squared_error(a: torch.Tensor, b: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """||a - b||^2, reduced as said above; in float32."""
-    error = (a.float() - b.float()).square()
+    """||a - b||^2, reduced as said above; in float32 at least."""
+    error = (wide(a) - wide(b)).square()
     return error.mean() if reduction == "mean" else error.flatten(1).sum(1).mean()
 
 
@@ -62,7 +67,7 @@ def variational_bound(
     """
 
     def column(values: torch.Tensor) -> torch.Tensor:
-        return values.to(x_t.device, torch.float32)[timesteps].view(-1, *[1] * (x_t.ndim - 1))
+        return values.to(x_t.device, x_t.dtype)[timesteps].view(-1, *[1] * (x_t.ndim - 1))
 
     a_bar = alphas_cumprod.double()
     a_bar_previous = torch.cat([a_bar.new_ones(1), a_bar[:-1]])

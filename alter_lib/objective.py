@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from diffusers import DDPMScheduler
@@ -41,6 +41,11 @@ class Noised:
     timesteps: torch.Tensor
     device_timesteps: torch.Tensor
 
+    def split(self, count: int) -> list["Noised"]:
+        """`count` micro-batches of equal size, in order."""
+        parts = zip(*(getattr(self, field.name).chunk(count) for field in fields(self)), strict=True)
+        return [Noised(*part) for part in parts]
+
 
 class Objective:
     """Runs teacher and student and compares them. `theta_T` is the frozen pretrained backbone."""
@@ -55,13 +60,14 @@ class Objective:
     ) -> None:
         self.autocast = autocast
         self.teacher, self.student, self.weights = teacher, student, weights
+        self.dtypes = {network: network.dtype for network in (teacher, student)}
         self.scheduler = DDPMScheduler.from_config(scheduler_config)  # for the forward process only
         self.taps = {network: FeatureTap(network, weights.feature_points) for network in (teacher, student)}
 
     def noise(self, batch: Batch) -> Noised:
         """x_t and the checkpoint's training target: epsilon, v or x_0 by the scheduler's prediction_type."""
-        device = self.student.device
-        latents, noise = batch.latents.to(device), batch.noise.to(device)
+        device, dtype = self.student.device, self.dtypes[self.student]
+        latents, noise = batch.latents.to(device, dtype), batch.noise.to(device, dtype)
         timesteps = batch.timesteps.to(device)
         x_t = self.scheduler.add_noise(latents, noise, timesteps)
         kind = self.scheduler.config.prediction_type
@@ -70,9 +76,15 @@ class Objective:
         return Noised(latents, x_t, target, batch.condition.to(device), batch.timesteps, timesteps)
 
     def run(self, network: nn.Module, noised: Noised, context: AbstractContextManager | None = None) -> tuple:
-        """Prediction [B, C, h, w] and block features of one network; 2 C channels where the variance is learned."""
-        with context or nullcontext(), self.autocast():
-            prediction = network(noised.x_t, noised.device_timesteps, noised.condition, return_dict=False)[0]
+        """Prediction [B, C, h, w] and block features of one network; 2 C channels where the variance is learned.
+
+        Autocast is for float32 weights: a teacher that is stored in half precision computes in it.
+        """
+        dtype, condition = self.dtypes[network], noised.condition
+        condition = condition.to(dtype) if condition.is_floating_point() else condition  # labels stay integers
+        half = torch.finfo(dtype).bits < 32
+        with context or nullcontext(), nullcontext() if half else self.autocast():
+            prediction = network(noised.x_t.to(dtype), noised.device_timesteps, condition, return_dict=False)[0]
         return prediction, self.taps[network].take()
 
     def teach(self, noised: Noised) -> tuple:
@@ -98,6 +110,12 @@ class Objective:
         denoise = losses.squared_error(prediction, noised.target, self.weights.reduction)
         if variance.shape[1] == 0:
             return denoise
-        bound = losses.variational_bound(prediction.detach().float(), variance.float(), noised.x_0, noised.x_t,
-                                         noised.device_timesteps, self.scheduler.alphas_cumprod)  # fmt: skip
+        bound = losses.variational_bound(
+            losses.wide(prediction.detach()),
+            losses.wide(variance),
+            noised.x_0,
+            noised.x_t,
+            noised.device_timesteps,
+            self.scheduler.alphas_cumprod,
+        )
         return denoise + bound

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.utils.checkpoint
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
 from torch import nn
@@ -97,6 +98,38 @@ def straight_through_forward(
         f_x = f_x.index_copy(0, off, rest)
     m = m.view(-1, *[1] * (x_in.ndim - 1)).to(x_in.dtype)
     return repack(module, (1 - m) * x_in + m * f_x, keywords)
+
+
+def checkpoint_forwards(modules: Sequence[nn.Module]) -> None:
+    """Each layer's f_l is run again in the backward pass instead of keeping its activations (gradient checkpointing).
+
+    For good, and inside of any mask: what is repeated is f_l on the samples that it ran on, with no mask, no hook and
+    no context that might be gone by then. diffusers' own checkpointing repeats the whole masked layer.
+    """
+    for module in modules:
+        module.forward = checkpointed(module.forward)
+
+
+def checkpointed(forward: Forward) -> Forward:
+    def run(*arguments: object, **keywords: object) -> object:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **keywords)
+        return torch.utils.checkpoint.checkpoint(
+            forward,
+            *arguments,
+            use_reentrant=False,
+            preserve_rng_state=False,  # no layer draws random numbers; reading the device's state would synchronise
+            **keywords,
+        )
+
+    return run
+
+
+def compile_forwards(modules: Sequence[nn.Module]) -> None:
+    """torch.compile of each layer's f_l, for good. The student as a whole has another graph for every pattern of masks
+    in a batch; a layer by itself has one, in which the number of samples that it runs on is a variable."""
+    for module in modules:
+        module.forward = torch.compile(module.forward, dynamic=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ accelerate launch --cpu --num_processes 2 -m alter_lib.training --params params/
 """
 
 import argparse
-import csv
+import os
 import signal
 import sys
 import time
@@ -15,32 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from . import checkpoints, provenance
+from . import checkpoints, provenance, trainer_state
+from .history import HISTORY as HISTORY
+from .history import History
 from .inference import save_pipeline
 from .params import Params, ParamsError, add_params_arguments, params_from_arguments
 from .plan import ExpertPlan
 from .trainer import Trainer
 
-HISTORY = (
-    "step",
-    "phase",
-    "L_H",
-    "L_perf",
-    "L_ratio",
-    "L_balance",
-    "L_U",
-    "L_denoise",
-    "L_outKD",
-    "L_featKD",
-    "ratio",
-    "sampled_ratio",
-    "experts_used",
-    "learning_rate",
-    "hypernetwork_learning_rate",
-    "images_per_second",
-)
 Callback = Callable[[Trainer, dict], None]
 
 
@@ -63,38 +49,53 @@ def train(params: Params, callback: Callback | None = None) -> TrainingResult:
     """
     started, trainer = time.perf_counter(), Trainer(params)
     folder, artefact = params.run_folder, params.run_folder / "alter"
-    if found := checkpoints.complete(folder / "checkpoints"):
-        trainer.load(found[-1])
-    fit(trainer, folder, callback)
-    if trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
+    resume(trainer, folder / "checkpoints")
+    history = History(trainer.accelerator, params, trainer.step_count)
+    stopped = fit(trainer, folder / "checkpoints", history, callback)
+    if not stopped and trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
         write_artefact(trainer, artefact)
         provenance.record(params, folder, wall_seconds={"training": round(time.perf_counter() - started, 1)})
     trainer.accelerator.wait_for_everyone()
+    history.close()
+    if stopped:
+        raise KeyboardInterrupt
     return TrainingResult(trainer.current_plan(), folder, artefact, trainer.step_count, time.perf_counter() - started)
 
 
-def fit(trainer: Trainer, folder: Path, callback: Callback | None) -> None:
-    """Steps until training.steps; a checkpoint every `checkpoint_every` steps, and when asked to stop."""
-    params, main = trainer.params.training, trainer.accelerator.is_main_process
-    history = open_history(folder / "history.csv", trainer.step_count) if main else None
+def resume(trainer: Trainer, folder: Path) -> None:
+    """Go on from the newest whole checkpoint, if there is one: the main process looks, all of them load it."""
+    found = [checkpoints.last_whole(folder) if trainer.accelerator.is_main_process else None]
+    if path := broadcast_object_list(found)[0]:
+        trainer_state.restore(trainer, path)
+
+
+def fit(trainer: Trainer, folder: Path, history: History, callback: Callback | None) -> bool:
+    """Steps until training.steps; a checkpoint every `checkpoint_every` steps, and when asked to stop (True)."""
+    params, main, stopped = trainer.params.training, trainer.accelerator.is_main_process, False
     bar = tqdm(total=params.steps, initial=trainer.step_count, desc="training", disable=not main, mininterval=1)
-    with stop_requests() as stops:
-        while trainer.step_count < params.steps and not stops:
+    with stop_requests() as stops, bar:
+        while trainer.step_count < params.steps and not stopped:
             began = time.perf_counter()
             row = trainer.step()
             row["images_per_second"] = params.batch_size / (time.perf_counter() - began)
             bar.update()
             bar.set_postfix(L_U=f"{row['L_U']:.4f}", ratio=f"{row['ratio']:.3f}", refresh=False)
-            if main:
-                history.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+            history.write(row)
             if callback:
                 callback(trainer, row)
+            stopped = anyone(trainer.accelerator, bool(stops))
             due = trainer.step_count % params.checkpoint_every == 0 or trainer.step_count == params.steps
-            if main and (due or stops):
-                trainer.save(folder / "checkpoints")
-        bar.close()
-    if stops:
-        raise KeyboardInterrupt
+            if main and (due or stopped):
+                trainer_state.save(trainer, folder)
+    return stopped
+
+
+def anyone(accelerator: Accelerator, asked: bool) -> bool:
+    """Whether any process was asked to stop. All have to leave after the same step: one that went on would wait for
+    the others' gradients for ever."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum"))
 
 
 @contextmanager
@@ -113,24 +114,16 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def open_history(path: Path, step: int) -> csv.DictWriter:
-    """history.csv, line-buffered, with the rows up to `step`: those after the checkpoint are made again."""
-    rows = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = csv.DictWriter(path.open("w", newline="", buffering=1), HISTORY)
-    writer.writeheader()
-    writer.writerows(rows)
-    return writer
-
-
 def write_artefact(trainer: Trainer, folder: Path) -> None:
-    """The moving-average weights (the last ones without an average) and the plan, as a diffusers pipeline folder."""
+    """The moving-average weights (the last ones without an average) and the plan, as a diffusers pipeline folder.
+
+    LoRA's adapters are merged into the weights, for good: a run writes its artefact at its end.
+    """
     if trainer.ema:
         trainer.ema.store(trainer.theta)
         trainer.ema.copy_to(trainer.theta)
+    if trainer.adapters:
+        trainer.adapters.merge_and_unload()
     pipeline = trainer.backbone.pipeline
     networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     before = [network.dtype for network in networks]
@@ -147,15 +140,16 @@ def main() -> int:
     """Exit codes: 0 done; 2 bad input, one line a fault; 130 interrupted, with a checkpoint to go on from."""
     parser = argparse.ArgumentParser(prog="python -m alter_lib.training", description="Algorithm 1.")
     add_params_arguments(parser)
+    say = print if os.environ.get("RANK", "0") == "0" else lambda *_, **__: None  # one of the processes speaks
     try:
         result = train(params_from_arguments(parser.parse_args()))
     except (ParamsError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        say("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    print(f"{result.steps} steps, ratio {result.plan.achieved_ratio:.4f}, {result.seconds:.0f} s: {result.artefact}")
+    say(f"{result.steps} steps, ratio {result.plan.achieved_ratio:.4f}, {result.seconds:.0f} s: {result.artefact}")
     return 0
 
 

@@ -25,7 +25,8 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = {
     canonical(re.match(r"[\w.-]+", item)[0])
-    for item in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    for extra in (PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name] for name in ("dev", "deploy")))
+    for item in extra
 }
 
 

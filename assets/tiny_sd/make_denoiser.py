@@ -182,7 +182,7 @@ def train(
             save_file(ema_weights(both, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
 
 
-def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[str, torch.Tensor], folder: Path) -> None:
+def export(both: torch.nn.ModuleList, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """The pipeline folder from moving-average weights, fp16 safetensors under the standard names."""
     both.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     unet, text_encoder = both.cpu().half()
@@ -192,7 +192,7 @@ def export(both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, weights: dict[st
         vae=vae,
         text_encoder=text_encoder,
         unet=unet,
-        tokenizer=tokenizer,
+        tokenizer=CLIPTokenizer.from_pretrained(HERE / "tokenizer"),  # a used one saves how it padded
         scheduler=PNDMScheduler(**SCHEDULER),
         safety_checker=None,
         feature_extractor=None,
@@ -211,14 +211,14 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "tokenizer")
     both = torch.nn.ModuleList(networks(tokenizer))
     if options.export_only:
-        return export(both, tokenizer, load_file(options.export_only), HERE)
+        return export(both, load_file(options.export_only), HERE)
     since = 0
     if options.warm_start:
         since = int((HERE / "denoiser_log.csv").read_text().splitlines()[-1].split(",")[0])
         for network, name in zip(both, ("unet/diffusion_pytorch_model", "text_encoder/model"), strict=True):
             network.load_state_dict({k: v.float() for k, v in load_file(HERE / f"{name}.safetensors").items()})
     train(both.to(options.device), tokenizer, options.steps, options.device, options.compile, since)
-    export(both, tokenizer, load_file(sorted((STATE / "snapshots").glob("*.safetensors"))[-1]), HERE)
+    export(both, load_file(sorted((STATE / "snapshots").glob("*.safetensors"))[-1]), HERE)
 
 
 if __name__ == "__main__":

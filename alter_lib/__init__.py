@@ -17,6 +17,7 @@ _HOME = {
     "PlanError": "plan",
     "apply_plan": "inference",
     "remove_plan": "inference",
+    "warm_up": "inference",
     "save_pipeline": "inference",
     "load_pipeline": "inference",
     "doctor": "inference",

@@ -1,18 +1,18 @@
 """doctor: is a plan really active, what does it skip, and what of the ideal speedup reaches the clock?"""
 
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 from diffusers import DiffusionPipeline
 
-from .backbones import ADAPTERS, denoiser_of, wrap
+from .backbones import denoiser_of, wrap
+from .compaction import dropped_layers
 from .patching import Patch, patch_of
 from .plan import CostTable, ExpertPlan
 from .schedules import visited_timesteps
+from .timing import Call, call_at, interleaved, random_inputs
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Diagnosis:
     skipped: layers that the latest call of the denoiser did not run, None before any call; a layer counts as run if any
     sample ran it. steps and calls: of the sampler (PNDM calls 21 times for 20 steps). plan_ratio: active MACs over all
     T timesteps; ratio: over the timesteps that this sampler visits, at `resolution` (latent h, w).
-    ideal_speedup: 1 / ratio; measured_speedup: seconds of an unpruned call over a pruned one, weighted by the visits.
+    latency_ratio: likewise over the visited ones, of a plan whose budget is in latency.
+    ideal_speedup: 1 / ratio; measured_speedup: seconds of an unpruned call over a pruned one, weighted by the visits;
+    None where layers were dropped, since there is no unpruned call left.
     """
 
     active: bool
@@ -37,6 +39,8 @@ class Diagnosis:
     convention: str = ""
     plan_ratio: float = 1.0
     ratio: float = 1.0
+    latency_ratio: float | None = None
+    dropped: int = 0
     ideal_speedup: float = 1.0
     measured_speedup: float | None = None
     unpruned_seconds: float | None = None
@@ -60,6 +64,12 @@ class Diagnosis:
             f"({self.resolution[0]} x {self.resolution[1]} latents, {self.convention})",
             f"ideal speedup: {self.ideal_speedup:.2f}x",
         ]
+        if self.latency_ratio is not None:
+            lines.append(f"active latency by the plan's table: {self.latency_ratio:.2%} over the visited timesteps")
+        if self.dropped:
+            lines.append(
+                f"dropped: {self.dropped} layers that no expert runs; there is no unpruned call to compare with"
+            )
         if self.measured_speedup is not None:
             lines.append(
                 f"measured speedup: {self.measured_speedup:.2f}x ({self.unpruned_seconds * 1e3:.1f} ms unpruned, "
@@ -108,16 +118,19 @@ def doctor(
         convention=costs.convention,
         plan_ratio=plan.macs_ratio(costs=costs),
         ratio=ratio,
+        latency_ratio=plan.macs_ratio(visited, plan.latency) if plan.latency else None,
+        dropped=len(dropped_layers(pipe)),
         ideal_speedup=1 / ratio,
         device=str(denoiser_of(pipe).device),
         batch_size=batch_size,
     )
     if measure:
-        inputs = probe_inputs(pipe, costs.resolution, batch_size)
+        inputs = random_inputs(pipe, costs.resolution, batch_size)
         if wrong := wrong_layers(patch, visited, inputs):
             return Diagnosis(active=False, fault=f"layers that do not follow the plan: {', '.join(wrong)}")
         pruned, unpruned = call_seconds(patch, visited, inputs, repeats)
-        facts |= dict(pruned_seconds=pruned, unpruned_seconds=unpruned, measured_speedup=unpruned / pruned)
+        speedup = unpruned and unpruned / pruned
+        facts |= dict(pruned_seconds=pruned, unpruned_seconds=unpruned, measured_speedup=speedup)
     return Diagnosis(**facts)
 
 
@@ -136,74 +149,43 @@ def latest_skips(patch: Patch) -> tuple[str, ...] | None:
     return tuple(name for name, runs in layers if not any(runs))
 
 
-def probe_inputs(pipe: DiffusionPipeline, resolution: tuple[int, int], batch_size: int) -> dict[str, torch.Tensor]:
-    """Inputs of one forward with random values (zeros would flatter some kernels): each [batch_size, ...]."""
-    denoiser, tokenizer = denoiser_of(pipe), getattr(pipe, "tokenizer", None)
-    tokens = tokenizer.model_max_length if tokenizer else 77
-    inputs = ADAPTERS[type(denoiser).__name__].example_inputs(denoiser, resolution, tokens, denoiser.device)
-    inputs = {key: value.expand(batch_size, *value.shape[1:]) for key, value in inputs.items()}
-    return {
-        key: torch.randn_like(value, dtype=denoiser.dtype) if value.is_floating_point() else value.clone()
-        for key, value in inputs.items()
-    }
-
-
-def expert_calls(patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor]) -> dict[int, Callable[[], object]]:
+def expert_calls(patch: Patch, visited: list[int], inputs: list[torch.Tensor]) -> dict[int, Call]:
     """For each visited expert a call of the denoiser that it serves."""
     denoiser = patch.denoiser.module
-    return {
-        patch.plan.expert(t): lambda t=t: denoiser(**{**inputs, "timestep": torch.tensor(t)}, return_dict=False)
-        for t in visited
-    }
+    return {patch.plan.expert(t): call_at(denoiser, inputs, torch.tensor(t, device=denoiser.device)) for t in visited}
 
 
 @torch.no_grad()
-def wrong_layers(patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor]) -> list[str]:
+def wrong_layers(patch: Patch, visited: list[int], inputs: list[torch.Tensor]) -> list[str]:
     """Names of the layers that run where the plan skips them or the other way round, seen by hooks inside them."""
     ran: set[int] = set()
+    dropped = dropped_layers(patch.denoiser.module)
+    here = [i for i, name in enumerate(patch.plan.layer_names) if name not in dropped]
     # the last submodule with weights: the first may serve others (DiT's output head reads the embedder of block 0)
-    leaves = [[m for m in layer.module.modules() if m._parameters][-1] for layer in patch.layers]
-    hooks = [leaf.register_forward_hook(lambda *_, i=i: ran.add(i)) for i, leaf in enumerate(leaves)]
-    wrong, kept, backend = set(), patch.last_sets, patch.backend
-    patch.backend = None  # a compiled graph has no hooks
+    leaves = {i: [m for m in patch.layers[i].module.modules() if m._parameters][-1] for i in here}
+    hooks = [leaf.register_forward_hook(lambda *_, i=i: ran.add(i)) for i, leaf in leaves.items()]
+    wrong, kept, graphs = set(), patch.last_sets, patch.graphs
+    patch.graphs = None  # a compiled graph has no hooks
     for expert, call in expert_calls(patch, visited, inputs).items():
         ran.clear()
         call()
         wrong |= ran ^ set(patch.plan.masks[expert].nonzero()[:, 0].tolist())
-    patch.last_sets, patch.backend = kept, backend
+    patch.last_sets, patch.graphs = kept, graphs
     for hook in hooks:
         hook.remove()
     return [patch.plan.layer_names[i] for i in sorted(wrong)]
 
 
-@torch.no_grad()
 def call_seconds(
-    patch: Patch, visited: list[int], inputs: dict[str, torch.Tensor], repeats: int
-) -> tuple[float, float]:
-    """Median seconds of a pruned call, averaged over the visited timesteps, and of an unpruned call.
-
-    All calls take turns within a round, so that a machine that grows slower slows all of them alike.
-    """
-    kept = patch.last_sets
-    calls: dict[int | None, Callable[[], object]] = {**expert_calls(patch, visited, inputs)}
-    calls[None] = lambda: patch.denoiser.original(**inputs, return_dict=False)
-    seconds: dict[int | None, list[float]] = {key: [] for key in calls}
-    for repeat in range(repeats + 1):
-        for key, call in calls.items():
-            elapsed = timed(call, patch.denoiser.module.device)
-            if repeat:  # the first round warms up, and compiles
-                seconds[key].append(elapsed)
+    patch: Patch, visited: list[int], inputs: list[torch.Tensor], repeats: int
+) -> tuple[float, float | None]:
+    """Median seconds of a pruned call, averaged over the visited timesteps, and of an unpruned call if there is one."""
+    kept, denoiser = patch.last_sets, patch.denoiser.module
+    calls: dict[int | None, Call] = {**expert_calls(patch, visited, inputs)}
+    if not dropped_layers(denoiser):
+        calls[None] = call_at(denoiser, inputs, forward=patch.denoiser.original)
+    seconds = interleaved(calls, denoiser.device, repeats)
     patch.last_sets = kept
     visits = Counter(patch.plan.expert(t) for t in visited)
     pruned = sum(median(seconds[expert]) * count for expert, count in visits.items()) / len(visited)
-    return pruned, median(seconds[None])
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of `call`, with the device's queue empty before and after."""
-    synchronize = getattr(getattr(torch, device.type), "synchronize", lambda: None)
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
+    return pruned, median(seconds[None]) if None in seconds else None

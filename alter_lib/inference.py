@@ -1,36 +1,37 @@
-"""Deploying a plan: on a stock diffusers pipeline and off again, saved and loaded together with its weights.
+"""Deploying a plan: on a stock diffusers pipeline and off again, compiled, warmed up.
 
 pipe = load_pipeline("runs/tiny_sd/alter")      # weights and plan
 images = pipe("red apple", num_inference_steps=20).images
 """
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 
-from .backbones import ADAPTERS, denoiser_of
+from .artefact import HUB_ARGUMENTS, fitted, load_plan, no_word_of_missing_weights, plan_beside, save_pipeline
+from .backbones import denoiser_of
+from .compaction import check_layers_are_there, drop_layers, dropped_layers
+from .compilation import Compilation
 from .diagnosis import doctor
-from .model_card import model_card
+from .layout import Layout
 from .patching import Patch, patch_of
 from .plan import ExpertPlan
-from .plan_file import FILE_NAME, PlanError, write_text
+from .plan_file import PlanError
 
-__all__ = ["apply_plan", "doctor", "load_pipeline", "remove_plan", "save_pipeline"]
-
-HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
+__all__ = ["apply_plan", "doctor", "load_pipeline", "remove_plan", "save_pipeline", "warm_up"]
 
 
 def apply_plan(
     target: DiffusionPipeline | nn.Module,
     plan: ExpertPlan | str | os.PathLike | None = None,
-    compile: bool | str | Callable = False,
+    compile: bool | str | Callable | Mapping[str, Any] = False,
+    channels_last: bool = False,
+    fuse_projections: bool = False,
 ) -> None:
     """Make a pipeline (or a bare denoiser) run each timestep's expert: the layers that it leaves out are not called.
 
@@ -39,61 +40,44 @@ def apply_plan(
 
     Args:
         plan: a plan, the path of one, or None for the plan.json beside the loaded weights.
-        compile: True compiles one static graph for each distinct set of active layers on its first use (or names
-            the backend of torch.compile); mixed timesteps in one batch run uncompiled.
+        compile: True compiles one static graph for each distinct set of active layers and form of the inputs, on its
+            first use or by `warm_up`. A text or a callable names the backend of torch.compile, a mapping its `backend`,
+            `mode` ("reduce-overhead" replays CUDA graphs), `options` and `fullgraph`. Mixed timesteps in one batch, and
+            calls under DeepCache, diffusers' caches or sequential offloading, run uncompiled.
+        channels_last: memory format of the convolutions' weights. fuse_projections: one product for query, key and
+            value; needs memory for a second copy of them.
     Raises PlanError where the plan is missing or made for another backbone; the pipeline is then left as it was.
     """
     denoiser, where = denoiser_of(target), "plan"
     if not isinstance(plan, ExpertPlan):
         plan, where = plan_beside(target, denoiser) if plan is None else (ExpertPlan.load(plan), plan)
     fitted(plan, denoiser, where)
-    remove_plan(denoiser)
-    backend = "inductor" if compile is True else compile or None
-    Patch(denoiser, plan, None if isinstance(target, nn.Module) else target, backend)
-
-
-def fitted(plan: ExpertPlan, denoiser: nn.Module, where: str | os.PathLike) -> ExpertPlan:
-    """`plan` if it was made for `denoiser`; the PlanError says where it came from."""
-    try:
-        plan.validate(denoiser)
-    except PlanError as error:
-        raise PlanError(f"{where}: {error}") from None
-    return plan
+    check_layers_are_there(plan, denoiser)
+    Layout.check(denoiser, fuse_projections)
+    take_off(denoiser)
+    layout = Layout.applied(denoiser, channels_last, fuse_projections)
+    Patch(denoiser, plan, None if isinstance(target, nn.Module) else target, Compilation.of(compile), layout)
 
 
 def remove_plan(target: DiffusionPipeline | nn.Module) -> None:
-    """Take the plan off: outputs are those from before apply_plan, bit for bit. Without a plan nothing happens."""
+    """Take the plan off: outputs are those from before apply_plan, bit for bit. Without a plan nothing happens.
+
+    Raises PlanError where layers were dropped: without a plan the denoiser would have to run them.
+    """
+    if dropped := dropped_layers(target):
+        raise PlanError(f"remove_plan: {len(dropped)} layers were dropped from this pipeline; load it whole")
+    take_off(target)
+
+
+def take_off(target: DiffusionPipeline | nn.Module) -> None:
     if patch := patch_of(target):
         patch.remove()
 
 
-def save_pipeline(
-    pipe: DiffusionPipeline, plan: ExpertPlan | None, folder: str | os.PathLike, **arguments: Any
-) -> None:
-    """Write weights, plan.json and a model card (README.md) to `folder`: an ordinary diffusers pipeline plus its plan.
-
-    plan: None saves the applied one. arguments: those of DiffusionPipeline.save_pretrained. An interrupted save never
-    leaves a folder that loads: model_index.json goes first and comes last.
-    Raises PlanError where there is no plan or it was made for another backbone.
-    """
-    patch = patch_of(pipe)
-    plan = plan or (patch and patch.plan)
-    if plan is None:
-        raise PlanError("plan: none given and none applied; without a plan the pipeline would run unpruned")
-    fitted(plan, denoiser_of(pipe), "plan")
-    folder = Path(folder)
-    (folder / "model_index.json").unlink(missing_ok=True)
-    plan.save(folder)
-    write_text(folder / "README.md", model_card(pipe, plan, folder.name))
-    denoiser = denoiser_of(pipe)
-    adapter = ADAPTERS[type(denoiser).__name__]
-    adapter.register_labels(pipe)
-    with adapter.separate(denoiser):
-        pipe.save_pretrained(folder, **arguments)
-
-
 def load_pipeline(
-    folder_or_hub_id: str | os.PathLike, compile: bool | str | Callable = False, **arguments: Any
+    folder_or_hub_id: str | os.PathLike,
+    compile: bool | str | Callable | Mapping[str, Any] = False,
+    **arguments: Any,
 ) -> DiffusionPipeline:
     """The pipeline of a folder or hub repository with its plan applied.
 
@@ -104,33 +88,31 @@ def load_pipeline(
     plan = load_plan(folder_or_hub_id, {key: arguments[key] for key in HUB_ARGUMENTS if key in arguments})
     if "torch_dtype" not in arguments:  # the older name of dtype
         arguments.setdefault("dtype", torch.float32)
-    pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
-    apply_plan(pipe, fitted(plan, denoiser_of(pipe), folder_or_hub_id), compile=compile)
+    with no_word_of_missing_weights() if plan.dropped_layers else nullcontext():
+        pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
+    fitted(plan, denoiser_of(pipe), folder_or_hub_id)
+    drop_layers(pipe, plan.dropped_layers)  # from_pretrained left them without values
+    apply_plan(pipe, plan, compile=compile)
     return pipe
 
 
-def load_plan(source: str | os.PathLike, hub_arguments: dict[str, Any]) -> ExpertPlan:
-    """The plan of a folder or a hub repository: fetched by name, since a pipeline's download knows nothing of it."""
-    source = str(source)
-    if Path(source).is_dir():
-        return ExpertPlan.load(source)
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise PlanError(f"{source}: no such folder, nor a hub id (owner/name)")
+def warm_up(pipe: DiffusionPipeline, *arguments: Any, **keywords: Any) -> None:
+    """Run every expert in use once on the inputs that `pipe(*arguments, **keywords)` would have, with a progress bar.
+
+    A compiled pipeline compiles nothing afterwards, whatever the prompt, the seed and the number of steps; another
+    batch size, resolution, guidance (on or off) or scheduler with another type of timestep wants its own warm-up.
+
+        apply_plan(pipe, compile=True)
+        warm_up(pipe, "any prompt", height=768, width=768)
+
+    Raises PlanError where no plan is applied.
+    """
+    patch = patch_of(pipe)
+    if patch is None:
+        raise PlanError("warm_up: no plan is applied (apply_plan, load_pipeline)")
+    replays = patch.graphs is not None and patch.graphs.compilation.cuda_graphs
+    patch.rehearsals = 3 if replays else 1  # a CUDA graph is run, recorded, and then replayed
     try:
-        return ExpertPlan.load(hf_hub_download(source, FILE_NAME, **hub_arguments))
-    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PlanError(
-            f"{source}: no {FILE_NAME} from the hub, without it the pipeline runs unpruned: {reason}"
-        ) from error
-
-
-def plan_beside(target: DiffusionPipeline | nn.Module, denoiser: nn.Module) -> tuple[ExpertPlan, str]:
-    """The plan.json beside the weights that `target` was loaded from, and where that is."""
-    source = target.config.get("_name_or_path") or denoiser.config.get("_name_or_path")
-    if not source:
-        raise PlanError("plan: none given, and the pipeline was not loaded from a folder or the hub")
-    folder = Path(source)
-    if folder.is_dir() and not (folder / FILE_NAME).exists() and (folder.parent / FILE_NAME).exists():
-        source = str(folder.parent)  # a bare denoiser remembers its own subfolder
-    return load_plan(source, {}), source
+        pipe(*arguments, **{"num_inference_steps": 1, **keywords})
+    finally:
+        patch.rehearsals = 0

@@ -32,13 +32,19 @@ On a pipeline that is already loaded: `apply_plan(pipe)`, off again with `remove
 | backbone | {backbone}, architecture {hash} |
 | experts | {num_experts} over {num_layers} prunable layers |
 | active MACs | {ratio:.2%} of {denominator}, averaged over all {timesteps} timesteps{target} |
-| MACs of the whole network | {total:.4g} G a forward at batch 1, {height} x {width} latents ({convention}) |
+{latency}| MACs of the whole network | {total:.4g} G a forward at batch 1, {height} x {width} latents ({convention}) |
 
 | expert | share of the timesteps | layers that run | active MACs |
 |---|---|---|---|
 {experts}
 
-The ratio over the timesteps that a sampler visits, or at another resolution, differs: `doctor(pipe)` prints it.
+{dropped}The ratio over the timesteps that a sampler visits, or at another resolution, differs: `doctor(pipe)` prints
+it.
+"""
+DROPPED = """\
+**{count} of {num_layers} layers are not in this folder**, since no expert runs them: {names}. Without its plan the
+pipeline does not run at all; `load_pipeline` leaves them out.
+
 """
 DENOMINATORS = {"total": "the whole network", "prunable": "the prunable layers"}
 
@@ -55,10 +61,12 @@ def model_card(pipe: DiffusionPipeline, plan: ExpertPlan, name: str) -> str:
         hash=plan.architecture_hash[:12],
         num_experts=plan.num_experts,
         num_layers=len(plan.layer_names),
-        ratio=plan.achieved_ratio,
+        ratio=plan.macs_ratio(),
         denominator=DENOMINATORS[cost.denominator],
         timesteps=plan.num_train_timesteps,
-        target="" if plan.target_ratio is None else f" (target {plan.target_ratio:.2%})",
+        target="" if plan.target_ratio is None or plan.latency else f" (target {plan.target_ratio:.2%})",
+        latency=latency_row(plan),
+        dropped=dropped_paragraph(plan),
         total=cost.total / 1e9,
         height=cost.resolution[0],
         width=cost.resolution[1],
@@ -68,3 +76,19 @@ def model_card(pipe: DiffusionPipeline, plan: ExpertPlan, name: str) -> str:
             for i, (share, layers, macs) in enumerate(rows)
         ),
     )
+
+
+def latency_row(plan: ExpertPlan) -> str:
+    """The budget, where it is not in MACs."""
+    if plan.latency is None:
+        return ""
+    target = "" if plan.target_ratio is None else f", target {plan.target_ratio:.2%}"
+    how = f"{plan.latency.device}, {plan.latency.convention}"
+    return f"| active latency, the budget | {plan.achieved_ratio:.2%}{target} ({how}) |\n"
+
+
+def dropped_paragraph(plan: ExpertPlan) -> str:
+    """What `compact` left out."""
+    names = ", ".join(f"`{name}`" for name in plan.dropped_layers)
+    count, num_layers = len(plan.dropped_layers), len(plan.layer_names)
+    return DROPPED.format(count=count, num_layers=num_layers, names=names) if count else ""

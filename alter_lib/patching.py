@@ -4,7 +4,6 @@
 state-dict keys and other hooks stay, and taking the patch off leaves no trace.
 """
 
-import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +11,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .backbones import ADAPTERS, denoiser_of
+from .compilation import Compilation, StaticGraphs
+from .layout import Layout
 from .plan import ExpertPlan
 from .schedules import HostTimesteps, timestep_index
 from .skipping import skip_forward, sub_batch_forward
@@ -84,44 +86,64 @@ class DenoiserForward(Replacement):
             if len(set(sets)) > 1:
                 self.patch.rows = sample_rows(sets, self.module.device)
                 return self.original(*arguments, **keywords)
-            self.patch.active = sets[0]
-            if self.patch.backend is None:
-                return self.original(*arguments, **keywords)
-            if not torch.is_tensor(timestep):  # a Python number would be compiled into the graph
+            if self.patch.graphs and not torch.is_tensor(timestep):  # a Python number would be compiled into the graph
                 arguments, keywords = with_timestep_tensor(arguments, keywords)
-            return self.patch.compiled_forward(self.original)(*arguments, **keywords)
+            if self.patch.rehearsals:
+                self.rehearse(arguments, keywords)
+            return self.run(sets[0], arguments, keywords)
         finally:
             self.patch.active = self.patch.rows = None
+
+    def run(self, active: tuple[bool, ...], arguments: tuple, keywords: dict[str, Any]) -> Any:
+        self.patch.active = active
+        if self.patch.graphs is None:
+            return self.original(*arguments, **keywords)
+        return self.patch.graphs.run(active, self.original, arguments, keywords)
+
+    def rehearse(self, arguments: tuple, keywords: dict[str, Any]) -> None:
+        """Run each distinct active set in use on these inputs, so that every graph of their form is there."""
+        for active in tqdm(self.patch.sets_in_use(), desc="warm-up", unit="expert"):
+            for _ in range(self.patch.rehearsals):
+                self.run(active, arguments, keywords)
 
 
 class Patch:
     """What apply_plan puts on a denoiser: the plan, the layers' replacements, and which of them run just now.
 
     active: whether each layer runs [N_L], None = all; rows: for mixed timesteps, the samples of each layer [N_L].
-    last_sets: the active set of each timestep of the latest call. backend: of torch.compile, None = not compiled.
+    last_sets: the active set of each timestep of the latest call. graphs: the compiled ones, None = not compiled.
+    rehearsals: how often the next call runs every other active set before its own (warm-up).
     """
 
     def __init__(
-        self, denoiser: nn.Module, plan: ExpertPlan, pipeline: DiffusionPipeline | None, backend: str | None
+        self,
+        denoiser: nn.Module,
+        plan: ExpertPlan,
+        pipeline: DiffusionPipeline | None,
+        compilation: Compilation | None,
+        layout: Layout,
     ) -> None:
         self.plan: ExpertPlan | None = plan
-        self.backend = backend
+        self.layout = layout
         self.active: tuple[bool, ...] | None = None
         self.rows: list[Tensor] | None = None
         self.last_sets: list[tuple[bool, ...]] = []
-        self.compiled: dict[tuple[bool, ...], Callable[..., Any]] = {}
+        self.rehearsals = 0
         self.timesteps = HostTimesteps()
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._masks = [tuple(mask) for mask in plan.masks.tolist()]
         self._routing = plan.routing.tolist()
         layers = ADAPTERS[type(denoiser).__name__].prunable_layers(denoiser)
         self.layers = [LayerForward(module, self, index) for index, (_, _, module) in enumerate(layers)]
+        inner = [module for module in denoiser.modules() if module is not denoiser]
+        self.graphs = StaticGraphs(compilation, inner, LayerForward) if compilation else None
         self.denoiser = DenoiserForward(denoiser, self)
         setattr(denoiser, ATTRIBUTE, self)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copied or pickled denoiser belongs to no pipeline and compiles anew."""
-        return {**vars(self), "_pipeline": None, "compiled": {}, "timesteps": HostTimesteps()}
+        graphs = self.graphs and StaticGraphs(self.graphs.compilation, self.graphs.modules, LayerForward)
+        return {**vars(self), "_pipeline": None, "graphs": graphs, "timesteps": HostTimesteps()}
 
     @property
     def scheduler(self) -> SchedulerMixin | None:
@@ -134,16 +156,15 @@ class Patch:
         total, scheduler = len(self._routing), self.scheduler
         return [self._masks[self._routing[timestep_index(t, total, scheduler)]] for t in self.timesteps.read(timestep)]
 
-    def compiled_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The graph of the active set; experts with equal masks share it."""
-        if self.active not in self.compiled:
-            self.compiled[self.active] = static_graph(forward, self.backend, len(set(self._masks)))
-        return self.compiled[self.active]
+    def sets_in_use(self) -> list[tuple[bool, ...]]:
+        """The distinct masks of the experts that serve any timestep."""
+        return list(dict.fromkeys(self._masks[expert] for expert in sorted(set(self._routing))))
 
     def remove(self) -> None:
         self.plan = None
         for replacement in (self.denoiser, *self.layers):
             replacement.restore()
+        self.layout.remove()
         delattr(self.denoiser.module, ATTRIBUTE)
 
 
@@ -156,15 +177,6 @@ def with_timestep_tensor(arguments: tuple, keywords: dict[str, Any]) -> tuple[tu
     if "timestep" in keywords:
         return arguments, {**keywords, "timestep": torch.tensor(keywords["timestep"])}
     return (arguments[0], torch.tensor(arguments[1]), *arguments[2:]), keywords
-
-
-def static_graph(forward: Callable[..., Any], backend: str, num_graphs: int) -> Callable[..., Any]:
-    """`forward` compiled for one active set. Dynamo stops at 8 graphs of one code object unless each is kept apart."""
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        return torch.compile(forward, backend=backend, dynamic=False, isolate_recompiles=True)
-    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-    setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), 2 * num_graphs))
-    return torch.compile(forward, backend=backend, dynamic=False)
 
 
 def patch_of(target: DiffusionPipeline | nn.Module) -> Patch | None:

@@ -7,65 +7,20 @@ Two tables hold it: masks [N_e, N_L] (which prunable layers each temporal expert
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from .plan_file import (
-    FORMAT,
-    PlanError,
-    decode_routing,
-    encode_routing,
-    plan_path,
-    read_plan_file,
-    write_plan_file,
-)
+from .costs import CostTable, Denominator
+from .plan_file import PlanError, plan_path, read_plan_file, write_plan_file
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from .backbones import Backbone
 
 __all__ = ["CostTable", "ExpertPlan", "PlanError"]
-
-Denominator = Literal["total", "prunable"]
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """MACs of one forward at batch 1: what a ratio is counted in.
-
-    layers: MACs of each prunable layer [N_L]; fixed: MACs of everything else.
-    convention: which products count ("linear+conv+attention" or "linear+conv"); resolution: latent (h, w).
-    denominator: a ratio is taken of the "total" network (the paper's reported ratios) or of the "prunable"
-    layers alone (paper B.2).
-    """
-
-    layers: tuple[int, ...]
-    fixed: int
-    convention: str
-    resolution: tuple[int, int]
-    denominator: Denominator = "total"
-
-    @classmethod
-    def of(cls, backbone: "Backbone", denominator: Denominator = "total") -> Self:
-        """The costs of a loaded backbone, at its resolution and by its convention."""
-        layers = tuple(layer.macs for layer in backbone.layers)
-        return cls(layers, backbone.fixed_macs, backbone.macs_convention, tuple(backbone.resolution), denominator)
-
-    @property
-    def total(self) -> int:
-        """MACs of the unpruned network."""
-        return self.fixed + sum(self.layers)
-
-    @property
-    def always(self) -> int:
-        """MACs that count whatever the mask: the fixed part, or nothing when only prunable layers count."""
-        return self.fixed if self.denominator == "total" else 0
-
-    @property
-    def whole(self) -> int:
-        """The denominator of a ratio, in MACs."""
-        return self.always + sum(self.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +30,8 @@ class ExpertPlan:
     masks: bool [N_e, N_L], True = the layer runs; routing: int64 [T], the expert of each timestep.
     layer_names: module paths of the N_L prunable layers in execution order.
     target_ratio: the ratio that training aimed at, None for a plan made by hand.
+    cost: MACs; latency: nanoseconds, where the budget was counted in them (`cost.unit: latency`), else None.
+    dropped_layers: layers whose weights the pipeline beside the plan no longer has (`compact`).
     Raises PlanError where shapes or values do not fit together.
     """
 
@@ -86,6 +43,8 @@ class ExpertPlan:
     architecture_hash: str
     target_ratio: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    latency: CostTable | None = None
+    dropped_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "masks", torch.as_tensor(self.masks).detach().to("cpu", torch.bool).clone())
@@ -94,8 +53,9 @@ class ExpertPlan:
         num_layers = len(self.layer_names)
         if self.masks.ndim != 2 or self.masks.shape[1] != num_layers:
             raise PlanError(f"experts: shape {list(self.masks.shape)}, expected [num_experts, {num_layers}]")
-        if len(self.cost.layers) != num_layers:
-            raise PlanError(f"layers: {len(self.cost.layers)} costs for {num_layers} layers")
+        for costs in filter(None, (self.cost, self.latency)):
+            if len(costs.layers) != num_layers:
+                raise PlanError(f"layers: {len(costs.layers)} costs for {num_layers} layers")
         if len(set(self.layer_names)) < num_layers:
             raise PlanError("layers: a name stands twice")
         if self.routing.ndim != 1 or len(self.routing) == 0:
@@ -114,7 +74,8 @@ class ExpertPlan:
         denominator: Denominator = "total",
         provenance: dict[str, Any] | None = None,
     ) -> Self:
-        """A plan of `masks` [N_e, N_L] and `routing` [T] for `backbone`, at its costs."""
+        """A plan of `masks` [N_e, N_L] and `routing` [T] for `backbone`, at its costs; its budget is in latency where
+        the backbone carries a table of it."""
         plan = cls(
             masks=masks,
             routing=routing,
@@ -124,6 +85,7 @@ class ExpertPlan:
             architecture_hash=backbone.architecture_hash,
             target_ratio=target_ratio,
             provenance=provenance or {},
+            latency=backbone.latency and replace(backbone.latency, denominator=denominator),
         )
         plan.validate(backbone)
         return plan
@@ -139,12 +101,17 @@ class ExpertPlan:
         return len(self.routing)
 
     @property
+    def budget(self) -> CostTable:
+        """The costs that target_ratio and achieved_ratio are counted in."""
+        return self.latency or self.cost
+
+    @property
     def achieved_ratio(self) -> float:
-        """The share of MACs that stays active, averaged over all T timesteps, at the plan's own costs."""
-        return self.macs_ratio()
+        """The share of the budget's cost that stays active, averaged over all T timesteps."""
+        return self.macs_ratio(costs=self.budget)
 
     def expert_macs(self, costs: CostTable | None = None) -> list[int]:
-        """MACs that each expert runs [N_e], of those in the denominator of `costs`."""
+        """MACs (or nanoseconds, by `costs`) that each expert runs [N_e], of those in the denominator."""
         costs = costs or self.cost
         if len(costs.layers) != len(self.layer_names):
             raise PlanError(f"costs: {len(costs.layers)} layers, the plan has {len(self.layer_names)}")
@@ -158,7 +125,7 @@ class ExpertPlan:
 
         Args:
             timesteps: those that a sampler visits, each 0..T-1, repeats count; None for all T.
-            costs: a cost table at another resolution or convention; None for the plan's own.
+            costs: a cost table at another resolution, convention or unit; None for the plan's own MACs.
         Raises PlanError for a timestep outside 0..T-1, for none at all, or for a table of another length.
         """
         costs = costs or self.cost
@@ -219,29 +186,36 @@ class ExpertPlan:
         unchanged = torch.equal(masks, self.masks) and target == self.target_ratio
         return self if unchanged else replace(self, masks=masks, target_ratio=target)
 
+    def rerouted(self, timesteps: Iterable[int], ratio: float) -> Self:
+        """The plan whose routing keeps a sampler that visits `timesteps` (repeats count) within `ratio` of the budget's
+        cost, and the experts' masks as they are.
+
+        Of all routings within the budget the one that takes experts from the nearest timesteps that they were trained
+        at; timesteps that are not visited keep theirs. Raises PlanError where even the cheapest expert is above it.
+        """
+        from .plan_steps import rerouted
+
+        return replace(self, routing=rerouted(self, list(timesteps), ratio))
+
+    def compact(self, target: "DiffusionPipeline | nn.Module") -> tuple[str, ...]:
+        """Apply this plan and drop the layers that no expert in use runs: their weights leave memory, for good.
+
+        Returns their names. `save_pipeline` leaves them out too, and says so in plan.json and the model card.
+        """
+        from .compaction import drop_layers, unused_layers
+        from .inference import apply_plan
+        from .patching import patch_of
+
+        if (patch := patch_of(target)) is None or patch.plan != self:
+            apply_plan(target, self)
+        drop_layers(target, unused_layers(self))
+        return unused_layers(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of plan.json."""
-        return {
-            "format": FORMAT,
-            "backbone": {"class": self.backbone_class, "architecture_hash": self.architecture_hash},
-            "num_train_timesteps": self.num_train_timesteps,
-            "cost": {
-                "unit": "macs",
-                "convention": self.cost.convention,
-                "resolution": list(self.cost.resolution),
-                "denominator": self.cost.denominator,
-                "fixed": self.cost.fixed,
-                "total": self.cost.total,
-            },
-            "layers": [
-                {"name": name, "cost": macs} for name, macs in zip(self.layer_names, self.cost.layers, strict=True)
-            ],
-            "experts": ["".join("1" if runs else "0" for runs in mask) for mask in self.masks.tolist()],
-            "routing": encode_routing(self.routing.tolist()),
-            "target_ratio": self.target_ratio,
-            "achieved_ratio": self.achieved_ratio,
-            "provenance": self.provenance,
-        }
+        from .plan_content import content_of
+
+        return content_of(self)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExpertPlan) and self.to_dict() == other.to_dict()
@@ -255,36 +229,11 @@ class ExpertPlan:
     @classmethod
     def load(cls, path: str | PathLike) -> Self:
         """Read a plan.json, or the one in a folder. Raises PlanError naming file and key."""
+        from .plan_content import checked
+
         path = plan_path(path)
         content = read_plan_file(path)
         try:
-            return cls._from_file(content)
+            return checked(cls, content)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from None
-
-    @classmethod
-    def _from_file(cls, content: Any) -> Self:
-        num_layers = len(content.layers)
-        for i, bits in enumerate(content.experts):
-            if len(bits) != num_layers:
-                raise PlanError(f"experts.{i}: {len(bits)} bits, expected one for each of the {num_layers} layers")
-        cost, costs = content.cost, tuple(layer.cost for layer in content.layers)
-        plan = cls(
-            masks=torch.tensor([[bit == "1" for bit in bits] for bits in content.experts]),
-            routing=torch.tensor(decode_routing(content.routing, content.num_train_timesteps)),
-            layer_names=tuple(layer.name for layer in content.layers),
-            cost=CostTable(costs, cost.fixed, cost.convention, cost.resolution, cost.denominator),
-            backbone_class=content.backbone.class_name,
-            architecture_hash=content.backbone.architecture_hash,
-            target_ratio=content.target_ratio,
-            provenance=content.provenance,
-        )
-        if plan.cost.total != cost.total:
-            raise PlanError(f"cost.total: {cost.total}, but fixed and layers add up to {plan.cost.total}")
-        if plan.cost.whole == 0:
-            raise PlanError("layers: no cost in the denominator, a ratio needs one")
-        if abs(plan.achieved_ratio - content.achieved_ratio) > 1e-6:
-            raise PlanError(
-                f"achieved_ratio: {content.achieved_ratio}, but masks, routing and costs give {plan.achieved_ratio:.6f}"
-            )
-        return plan

@@ -1,4 +1,4 @@
-"""The smallest correction that brings a plan's ratio to its target: fewest mask entries flipped, exact in MACs."""
+"""The smallest correction that brings a plan's ratio to its target: fewest mask entries flipped, exact."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -17,19 +17,19 @@ SEARCH_LIMIT = 200_000  # steps of the search before it gives up; a plan of 10 e
 def corrected_masks(plan: "ExpertPlan", target: float, tolerance: float) -> Tensor:
     """Masks [N_e, N_L] with the fewest entries flipped such that |ratio - target| <= tolerance * target over all T.
 
-    A flip of entry (i, l) changes the MACs summed over all T by c_l times the number of timesteps of expert i, so this
+    A flip of entry (i, l) changes the cost summed over all T by c_l times the number of timesteps of expert i, so this
     is a search for the smallest subset of signed integers whose sum falls into a window. Raises PlanError where there
     is none.
     """
     if not 0 < target <= 1 or not 0 <= tolerance < 1:
         raise PlanError(f"target_ratio: {target} within {tolerance}; allowed: (0, 1] within [0, 1)")
     served = plan.routing.bincount(minlength=plan.num_experts).tolist()
-    whole = plan.cost.whole * plan.num_train_timesteps
-    excess = sum(macs * n for macs, n in zip(plan.expert_macs(), served, strict=True)) - target * whole
+    whole = plan.budget.whole * plan.num_train_timesteps
+    excess = sum(macs * n for macs, n in zip(plan.expert_macs(plan.budget), served, strict=True)) - target * whole
     entries = [(i, layer) for i in range(plan.num_experts) if served[i] for layer in range(len(plan.layer_names))]
     # what each flip takes away: positive where it switches a layer off, negative where it switches one on
     sign = (plan.masks.int() * 2 - 1).tolist()
-    change = {(i, layer): sign[i][layer] * served[i] * plan.cost.layers[layer] for i, layer in entries}
+    change = {(i, layer): sign[i][layer] * served[i] * plan.budget.layers[layer] for i, layer in entries}
     entries = sorted((entry for entry in entries if change[entry]), key=lambda entry: -change[entry])
     slack = tolerance * target * whole
     found = smallest_subset([change[entry] for entry in entries], excess - slack, excess + slack)

@@ -39,9 +39,24 @@ class CostSection(_Section):
     total: Positive
 
 
+LayerName = Annotated[str, StringConstraints(min_length=1)]
+
+
 class LayerSection(_Section):
-    name: Annotated[str, StringConstraints(min_length=1)]
+    name: LayerName
     cost: Count
+
+
+class LatencySection(_Section):
+    """The budget's costs in nanoseconds, in the order of `layers`."""
+
+    unit: Literal["ns"]
+    convention: str
+    device: str
+    resolution: tuple[Positive, Positive]
+    denominator: Literal["total", "prunable"]
+    fixed: Count
+    layers: list[Count]
 
 
 class PlanFile(_Section):
@@ -57,6 +72,8 @@ class PlanFile(_Section):
     target_ratio: Annotated[float, Field(gt=0, le=1)] | None
     achieved_ratio: float
     provenance: dict[str, Any]
+    latency: LatencySection | None = None  # there where the budget is in latency
+    dropped_layers: list[LayerName] = []  # there where the weights beside the plan lack these layers
 
 
 def plan_path(path: str | os.PathLike) -> Path:

@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from ..costs import CostTable
 from ..params import ParamsError
 from . import dit, unet
 from .architecture import architecture_hash
@@ -28,7 +29,8 @@ class PrunableLayer:
 
 @dataclass(frozen=True)
 class Backbone:
-    """theta and what it costs. `fixed_macs` are the MACs that no plan can save; resolution is the latent (h, w)."""
+    """theta and what it costs. `fixed_macs` are the MACs that no plan can save; resolution is the latent (h, w);
+    latency: the table that budgets are counted in, None for MACs."""
 
     pipeline: DiffusionPipeline
     denoiser: nn.Module
@@ -36,6 +38,7 @@ class Backbone:
     fixed_macs: int
     macs_convention: str
     resolution: tuple[int, int]
+    latency: CostTable | None = None
 
     @property
     def total_macs(self) -> int:

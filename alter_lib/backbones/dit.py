@@ -19,6 +19,11 @@ def prunable_layers(dit: DiTTransformer2DModel) -> list[tuple[str, str, nn.Modul
     return [(f"transformer_blocks.{i}", BLOCK, block) for i, block in enumerate(dit.transformer_blocks)]
 
 
+def read_from_outside() -> tuple[str, ...]:
+    """Paths of the modules inside prunable layers that others read: the embedder of the output head."""
+    return ("transformer_blocks.0.norm1.emb",)
+
+
 def feature_blocks(dit: DiTTransformer2DModel) -> list[nn.Module]:
     """The modules whose outputs [B, tokens, D] can be distilled (L_featKD, paper §3.3)."""
     return list(dit.transformer_blocks)
@@ -38,6 +43,11 @@ def timestep_embeddings(dit: DiTTransformer2DModel, timesteps: torch.Tensor, emb
     embedder = dit.transformer_blocks[0].norm1.emb
     sinusoid = embedder.time_proj(timesteps).to(dit.dtype)
     return embedder.timestep_embedder(sinusoid) if embedded else sinusoid
+
+
+def timestep_input(t: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """A scalar timestep as DiTPipeline passes it: expanded over the batch."""
+    return t.expand(batch_size)
 
 
 def prepare(dit: DiTTransformer2DModel, pretrained: bool) -> None:
@@ -79,7 +89,8 @@ def separate(dit: DiTTransformer2DModel) -> Iterator[None]:
     """A copy of a shared embedder in every block, as diffusers' class stores it: what is saved inside this context
     loads without this library."""
     shared = dit.transformer_blocks[0].norm1.emb
-    sharing = [block for block in dit.transformer_blocks[1:] if block.norm1.emb is shared]
+    blocks = [block for block in dit.transformer_blocks[1:] if hasattr(block, "norm1")]  # others were dropped
+    sharing = [block for block in blocks if block.norm1.emb is shared]
     for block in sharing:
         block.norm1.emb = copy.deepcopy(shared)
     try:

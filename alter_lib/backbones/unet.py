@@ -56,6 +56,11 @@ def separate(unet: UNet2DConditionModel) -> AbstractContextManager:
     return nullcontext()
 
 
+def read_from_outside() -> tuple[str, ...]:
+    """Paths of the modules inside prunable layers that others read: none."""
+    return ()
+
+
 def feature_blocks(unet: UNet2DConditionModel) -> list[nn.Module]:
     """The modules whose outputs can be distilled (L_featKD, paper §3.3): each down, middle and up block."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
@@ -75,3 +80,8 @@ def timestep_embeddings(unet: UNet2DConditionModel, timesteps: torch.Tensor, emb
     """e_t [T, D_emb]: the sinusoid (SD2.1: 320) or what the embedding MLP makes of it (SD2.1: 1280)."""
     sinusoid = unet.time_proj(timesteps).to(unet.dtype)
     return unet.time_embedding(sinusoid) if embedded else sinusoid
+
+
+def timestep_input(t: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """A scalar timestep as StableDiffusionPipeline passes it."""
+    return t

@@ -1,0 +1,96 @@
+"""The artefact: a diffusers pipeline folder and its plan, saved and loaded together."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from torch import nn
+
+from .backbones import ADAPTERS, denoiser_of
+from .compaction import check_layers_are_there, dropped_layers
+from .model_card import model_card
+from .patching import patch_of
+from .plan import ExpertPlan
+from .plan_file import FILE_NAME, PlanError, write_text
+
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
+
+
+def fitted(plan: ExpertPlan, denoiser: nn.Module, where: str | os.PathLike) -> ExpertPlan:
+    """`plan` if it was made for `denoiser`; the PlanError says where it came from."""
+    try:
+        plan.validate(denoiser)
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from None
+    return plan
+
+
+def save_pipeline(
+    pipe: DiffusionPipeline, plan: ExpertPlan | None, folder: str | os.PathLike, **arguments: Any
+) -> None:
+    """Write weights, plan.json and a model card (README.md) to `folder`: an ordinary diffusers pipeline plus its plan.
+
+    plan: None saves the applied one. arguments: those of DiffusionPipeline.save_pretrained. An interrupted save never
+    leaves a folder that loads: model_index.json goes first and comes last.
+    Raises PlanError where there is no plan or it was made for another backbone.
+    """
+    patch, denoiser = patch_of(pipe), denoiser_of(pipe)
+    plan = plan or (patch and patch.plan)
+    if plan is None:
+        raise PlanError("plan: none given and none applied; without a plan the pipeline would run unpruned")
+    fitted(plan, denoiser, "plan")
+    check_layers_are_there(plan, denoiser)
+    plan = replace(plan, dropped_layers=dropped_layers(denoiser))
+    folder = Path(folder)
+    (folder / "model_index.json").unlink(missing_ok=True)
+    plan.save(folder)
+    write_text(folder / "README.md", model_card(pipe, plan, folder.name))
+    adapter = ADAPTERS[type(denoiser).__name__]
+    adapter.register_labels(pipe)
+    with adapter.separate(denoiser), patch.layout.without_fused_weights() if patch else nullcontext():
+        pipe.save_pretrained(folder, **arguments)
+
+
+@contextmanager
+def no_word_of_missing_weights() -> Iterator[None]:
+    """diffusers would list the dropped layers as newly initialized and advise to train them."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def load_plan(source: str | os.PathLike, hub_arguments: dict[str, Any]) -> ExpertPlan:
+    """The plan of a folder or a hub repository: fetched by name, since a pipeline's download knows nothing of it."""
+    source = str(source)
+    if Path(source).is_dir():
+        return ExpertPlan.load(source)
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise PlanError(f"{source}: no such folder, nor a hub id (owner/name)")
+    try:
+        return ExpertPlan.load(hf_hub_download(source, FILE_NAME, **hub_arguments))
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(
+            f"{source}: no {FILE_NAME} from the hub, without it the pipeline runs unpruned: {reason}"
+        ) from error
+
+
+def plan_beside(target: DiffusionPipeline | nn.Module, denoiser: nn.Module) -> tuple[ExpertPlan, str]:
+    """The plan.json beside the weights that `target` was loaded from, and where that is."""
+    source = target.config.get("_name_or_path") or denoiser.config.get("_name_or_path")
+    if not source:
+        raise PlanError("plan: none given, and the pipeline was not loaded from a folder or the hub")
+    folder = Path(source)
+    if folder.is_dir() and not (folder / FILE_NAME).exists() and (folder.parent / FILE_NAME).exists():
+        source = str(folder.parent)  # a bare denoiser remembers its own subfolder
+    return load_plan(source, {}), source

@@ -1,0 +1,190 @@
+"""What is timed on one denoiser: the same calls unpruned, under a plan, and under other methods and combinations.
+
+Each method is a handful of distinct calls and how often a sampler makes each; copies of the denoiser share its weights.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import tomesd
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from ..backbones import Backbone
+from ..backbones.macs import count_macs
+from ..compilation import Compilation
+from ..inference import apply_plan
+from ..plan import ExpertPlan
+from ..schedules import visited_timesteps
+from ..timing import Call, call_at, interleaved, random_inputs
+from .forward import random_plan, spread
+from .workloads import Workload
+
+DEEPCACHE_INTERVAL = 3  # a full call, then two that run the outermost layers alone
+TOME_RATIO = 0.5  # of the tokens merged: Table 9's middle row
+Share = Callable[[list[int]], Mapping[Any, int]]  # visited timesteps -> how often each call is made
+
+
+@dataclass(frozen=True)
+class Method:
+    """calls by key; count: visited timesteps -> keys with their numbers; macs: visited timesteps -> active share, None
+    where it is not a matter of layers alone."""
+
+    name: str
+    calls: Mapping[Any, Call]
+    count: Share
+    macs: Callable[[list[int]], float] | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One backbone, one batch: what all methods are built from. inputs: of a call; timesteps: all that are visited."""
+
+    backbone: Backbone
+    plan: ExpertPlan
+    inputs: list[torch.Tensor]
+    timesteps: list[int]
+
+    def twin(self, own_weights: bool = False) -> nn.Module:
+        """A copy of the denoiser that shares its parameters, unless it is to change them."""
+        denoiser = self.backbone.denoiser
+        shared = [] if own_weights else [*denoiser.parameters(), *denoiser.buffers()]
+        return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in shared})
+
+    def call(self, denoiser: nn.Module, t: int | None = None, forward: Callable | None = None) -> Call:
+        device = self.inputs[0].device
+        return call_at(denoiser, self.inputs, None if t is None else torch.tensor(t, device=device), forward)
+
+
+def unpruned(bench: Bench, name: str = "unpruned", **compile: Any) -> Method:
+    twin = bench.twin()
+    forward = Compilation(**compile).compiled(twin.forward, 1) if compile else None
+    return Method(name, {None: bench.call(twin, forward=forward)}, lambda visited: {None: len(visited)}, lambda _: 1.0)
+
+
+def pruned(bench: Bench, name: str, plan: ExpertPlan | None = None, tome: bool = False, **options: Any) -> Method:
+    """Under a plan; options: of apply_plan."""
+    plan, twin = plan or bench.plan, bench.twin(own_weights=bool(options.get("channels_last")))
+    if tome:
+        tomesd.apply_patch(twin, ratio=TOME_RATIO)
+    apply_plan(twin, plan, **options)
+    calls = {plan.expert(t): bench.call(twin, t) for t in bench.timesteps}
+    return Method(name, calls, lambda visited: Counter(map(plan.expert, visited)), None if tome else plan.macs_ratio)
+
+
+def all_ones(bench: Bench) -> Method:
+    """Every layer runs: what remains is the overhead of routing and replaced forwards."""
+    masks, total = torch.ones(1, len(bench.backbone.layers), dtype=torch.bool), bench.backbone.num_train_timesteps
+    plan = ExpertPlan.for_backbone(bench.backbone, masks, torch.zeros(total, dtype=torch.long))
+    return pruned(bench, "all-ones plan", plan)
+
+
+def tome(bench: Bench) -> Method:
+    twin = tomesd.apply_patch(bench.twin(), ratio=TOME_RATIO)
+    return Method("ToMe 0.5", {None: bench.call(twin)}, lambda visited: {None: len(visited)})
+
+
+def deepcache(bench: Bench, plan: ExpertPlan | None = None) -> Method:
+    """DeepCache's own helper, alone or over a plan. Whether a call is full goes by the place of t in the schedule."""
+    from DeepCache import DeepCacheSDHelper
+
+    twin = bench.twin()
+    if plan:
+        apply_plan(twin, plan)
+    scheduler = SimpleNamespace(timesteps=[])
+    helper = DeepCacheSDHelper(SimpleNamespace(unet=twin, scheduler=scheduler))
+    helper.set_params(cache_interval=DEEPCACHE_INTERVAL, cache_branch_id=0)
+    helper.enable()
+    helper.start_timestep = 0
+
+    def at(t: int, full: bool) -> Call:
+        call, position = bench.call(twin, t), [t] if full else [-1, t]
+        return lambda: (setattr(scheduler, "timesteps", position), call())
+
+    def expert(t: int) -> int | None:
+        return plan and plan.expert(t)
+
+    calls = {(expert(t), full): at(t, full) for full in (True, False) for t in bench.timesteps}
+    name = f"{'ALTER + ' if plan else ''}DeepCache, interval {DEEPCACHE_INTERVAL}"
+    return Method(name, calls, lambda visited: Counter((expert(t), i % DEEPCACHE_INTERVAL == 0)
+                                                       for i, t in enumerate(visited)))  # fmt: skip
+
+
+def bk_sdm(bench: Bench, small: bool) -> Method:
+    """BK-SDM's architectures: one residual-attention pair fewer in each stage; -Small has no middle block either."""
+    denoiser = bench.backbone.denoiser
+    config = {**denoiser.config, "layers_per_block": 1} | ({"mid_block_type": None} if small else {})
+    with torch.device(denoiser.device):
+        slim = UNet2DConditionModel.from_config(config).to(denoiser.dtype).eval().requires_grad_(False)
+    with torch.device("meta"):
+        meta = UNet2DConditionModel.from_config(config)
+    sizes = [value[:1].to("meta") if value.ndim else value.to("meta")[None] for value in bench.inputs]
+    sizes = [value.float() if value.is_floating_point() else value for value in sizes]
+    inputs = dict(zip(("sample", "timestep", "encoder_hidden_states"), sizes, strict=True))
+    share = count_macs(meta, inputs, bench.backbone.macs_convention)[""] / bench.backbone.total_macs
+    name = f"BK-SDM-{'Small' if small else 'Base'}"
+    return Method(name, {None: bench.call(slim)}, lambda visited: {None: len(visited)}, lambda _: share)
+
+
+def methods(bench: Bench, compiled: bool) -> list[Method]:
+    """All methods that the denoiser and the device can run."""
+    device, plan = bench.inputs[0].device.type, bench.plan
+    found = [
+        unpruned(bench),
+        all_ones(bench),
+        pruned(bench, "ALTER"),
+        pruned(bench, "ALTER, channels last", channels_last=True),
+        pruned(bench, "ALTER, fused projections", fuse_projections=True),
+    ]
+    if isinstance(bench.backbone.denoiser, UNet2DConditionModel):
+        found += [bk_sdm(bench, small=False), bk_sdm(bench, small=True)]
+        found += [tome(bench), pruned(bench, "ALTER + ToMe 0.5", tome=True)]
+        found += [deepcache(bench), deepcache(bench, plan)]
+    if compiled:
+        found += [unpruned(bench, "unpruned, compiled", backend="inductor")]
+        found += [pruned(bench, "ALTER, compiled", compile=True)]
+    if compiled and device == "cuda":
+        graphs = {"mode": "reduce-overhead"}
+        found += [unpruned(bench, "unpruned, CUDA graphs", **graphs)]
+        found += [pruned(bench, "ALTER, CUDA graphs", compile=graphs)]
+    return found
+
+
+def measure(
+    workload: Workload, backbone: Backbone, plan: ExpertPlan | None, batch_size: int, repeats: int
+) -> list[dict[str, Any]]:
+    """A row for each method and number of steps. plan: None for random masks of 10 experts at workload.ratio."""
+    plan = plan or random_plan(backbone, workload.ratio, 0, num_experts=10)
+    visited = {steps: visited_timesteps(backbone.pipeline.scheduler, steps) for steps in workload.steps}
+    calls = batch_size * (2 if workload.guided else 1)
+    inputs = random_inputs(backbone.pipeline, backbone.resolution, calls)
+    bench = Bench(backbone, plan, inputs, list(dict.fromkeys(t for each in visited.values() for t in each)))
+    found = methods(bench, compiled=batch_size in workload.compiled)
+    keyed = {(method.name, key): call for method in found for key, call in method.calls.items()}
+    seconds = interleaved(keyed, backbone.denoiser.device, repeats, description=f"{workload.name}, batch {batch_size}")
+    reference = np.array(seconds["unpruned", None])
+    facts = {"denoiser_batch": calls, "sampler": type(backbone.pipeline.scheduler).__name__}
+    return [
+        {"method": method.name, "steps": steps, "calls": len(each), **facts} | figures(method, each, seconds, reference)
+        for method in found
+        for steps, each in visited.items()
+    ]
+
+
+def figures(method: Method, visited: list[int], seconds: Mapping, reference: np.ndarray) -> dict[str, Any]:
+    """Seconds of an average call, its share of an unpruned call's, and what of the saved MACs reaches the clock."""
+    counts = method.count(visited)
+    mean = sum(np.array(seconds[method.name, key]) * count for key, count in counts.items()) / sum(counts.values())
+    ratio = method.macs and method.macs(visited)
+    return {
+        "macs_ratio": ratio,
+        "seconds": spread(mean),
+        "over_unpruned": spread(mean / reference),
+        "of_the_ideal": ratio and spread(ratio * reference / mean),  # 1: all that the MACs promise
+    }

@@ -1,0 +1,76 @@
+"""Exported experts run under onnxruntime as they do under PyTorch, with the weights on disk once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planned_pipeline import LATENTS, TEXT, sample, smallest_pipeline
+
+from alter_lib import ExpertPlan, PlanError, apply_plan, remove_plan
+from alter_lib.backbones import wrap
+from alter_lib.export import ExportedExperts, data_spans, distinct_experts, export_experts
+
+PIPE = smallest_pipeline(attention=True)
+BACKBONE = wrap(PIPE)
+
+
+def three_experts() -> ExpertPlan:
+    """Experts 0 and 2 have equal masks, expert 3 serves no timestep."""
+    masks = torch.ones(4, len(BACKBONE.layers), dtype=torch.bool)
+    masks[[0, 2], 1] = masks[[0, 2], 3] = masks[1, 2] = masks[3, 0] = False
+    return ExpertPlan.for_backbone(BACKBONE, masks, torch.arange(1000) * 3 // 1000)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    apply_plan(PIPE, three_experts())
+    export_experts(PIPE, folder)
+    remove_plan(PIPE)
+    return folder
+
+
+def test_one_graph_a_distinct_expert_and_the_weights_once(exported: Path) -> None:
+    assert distinct_experts(three_experts()) == [0, 1]
+    names = {path.name for path in exported.iterdir()}
+    assert names == {"expert_00.onnx", "expert_01.onnx", "weights.safetensors", "plan.json"}
+    assert not list(exported.parent.glob(".*partial"))
+    large = {tuple(p.shape): p for p in PIPE.unet.parameters() if p.numel() * 4 >= 1024}
+    spans = data_spans(exported / "weights.safetensors")
+    stored = np.fromfile(exported / "weights.safetensors", np.uint8)
+    weight = PIPE.unet.conv_in.weight.detach().numpy()
+    begin, end = spans[next(name for name in spans if name.endswith("conv_in.weight"))]
+    assert np.array_equal(stored[begin:end].view(np.float32).reshape(weight.shape), weight)
+    total = sum(p.numel() * 4 for p in PIPE.unet.parameters())
+    assert len(large) > 5 and (exported / "weights.safetensors").stat().st_size < 1.2 * total
+
+
+def test_every_expert_is_the_one_under_pytorch_at_any_batch_size(exported: Path) -> None:
+    experts = ExportedExperts(exported)
+    apply_plan(PIPE, three_experts())
+    for t in (5, 500, 900):
+        for size in (1, 3):
+            with torch.no_grad():
+                expected = PIPE.unet(LATENTS[:size], torch.tensor(t), TEXT[:size]).sample
+            found = experts(LATENTS[:size].numpy(), t, TEXT[:size].numpy())
+            np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
+    remove_plan(PIPE)
+    assert len(experts.sessions) == 2  # t = 900 is served by the graph of expert 0
+    with pytest.raises(PlanError, match="timestep: 1001 is outside"):
+        experts(LATENTS.numpy(), 1001, TEXT.numpy())
+
+
+def test_a_stock_pipeline_draws_with_the_exported_experts(exported: Path) -> None:
+    apply_plan(PIPE, three_experts())
+    expected = sample(PIPE)
+    remove_plan(PIPE)
+    PIPE.unet.forward = ExportedExperts(exported).forward
+    torch.testing.assert_close(sample(PIPE), expected, rtol=1e-2, atol=1e-3)
+    del PIPE.unet.forward
+
+
+def test_an_export_needs_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="export: no plan is applied"):
+        export_experts(PIPE, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -117,6 +117,9 @@ def quality_table(result: EvaluationResult) -> pd.DataFrame:
     for m in result.metrics:
         interval = "" if m.interval is None else f" [{m.interval[0]:.4g}, {m.interval[1]:.4g}]"
         name = m.name + (f" / {m.against}" if m.against else "") + (f", {m.unit}" if m.unit else "")
+        name += f", batch {m.batch_size}" if m.batch_size else ""
+        name += f", {m.macs_convention}" if m.name == "macs_per_call" else ""
+        name += f" ({m.protocol})" if m.protocol not in (None, "embedded") else ""
         cells.setdefault((m.method, "" if m.steps is None else m.steps), {})[name] = f"{m.value:.4g}{interval}"
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "steps"])
@@ -124,9 +127,10 @@ def quality_table(result: EvaluationResult) -> pd.DataFrame:
 
 
 def paper_comparison(result: EvaluationResult) -> list[Markdown | Styler]:
-    """Notes and tables of the paper with ours beside them, to display one after the other."""
+    """Notes and tables of the paper with ours beside them, to display one after the other; what was missing first."""
+    missing = [Markdown("Not there, and so not measured:"), result.missing_frame().style] if result.missing else []
     tables = comparable_tables(result).items()
-    return [part for note, table in tables for part in (Markdown(note), table.style.format("{:.5g}", na_rep=""))]
+    return [*missing, *(part for note, table in tables for part in (Markdown(note), table.style))]
 
 
 def artefact_sizes(folder: Path, plan: ExpertPlan, denoiser: nn.Module) -> pd.DataFrame:

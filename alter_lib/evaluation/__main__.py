@@ -10,7 +10,9 @@ from ..params import Params, ParamsError, add_params_arguments, params_from_argu
 from ..plan_file import PlanError
 from .evaluator import evaluate
 from .judge import Judge
+from .our_tables import comparable_tables
 from .protocol import load_protocol
+from .result import EvaluationResult
 from .teacher import Teacher
 
 
@@ -24,15 +26,25 @@ def main(command_line: list[str] | None = None) -> int:
         parser.error("--teacher-only and --out go together")
     try:
         params = params_from_arguments(arguments)
+        if arguments.teacher_only and params.evaluation.protocol != "embedded":
+            raise ParamsError(["evaluation.protocol: --teacher-only measures the embedded protocol alone"])
         if arguments.teacher_only:
             measure_teacher(params, arguments.out)
         else:
-            result = evaluate(params)
-            print(*result.notes, result.frame().to_string(max_colwidth=24), sep="\n")
+            show(evaluate(params))
     except (ParamsError, AssetError, PlanError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def show(result: EvaluationResult) -> None:
+    """The figures, what was missing, and the paper's tables with ours beside them."""
+    print(*result.notes, result.frame().dropna(axis=1, how="all").to_string(max_colwidth=24), sep="\n")
+    if result.missing:
+        print("\nnot there, and so not measured:", result.missing_frame().to_string(index=False), sep="\n")
+    for note, table in comparable_tables(result).items():
+        print("", note, table.to_string(), sep="\n")
 
 
 def measure_teacher(params: Params, out: Path) -> None:

@@ -1,55 +1,28 @@
 """`evaluate`: the artefact of a run beside the unpruned teacher, same prompts and seeds (paper §4, Tables 1, 2, 8)."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..backbones import Backbone, load_backbone
 from ..data import SOURCES
-from ..inference import load_pipeline
 from ..params import Params
-from ..plan import CostTable, ExpertPlan
 from ..provenance import record
-from ..schedules import visited_timesteps
+from .at_scale import evaluate_at_scale
+from .context import with_context
+from .cost import call_metrics, cost_metrics, visited
 from .features import channels_first
-from .generation import Sampler, generate, sampler_scheduler
-from .judge import HIGHEST_PSNR, Judge, fid_ratio
-from .metrics import psnr
-from .protocol import Protocol, load_protocol
+from .generation import generate
+from .judge import Judge, fid_ratio
+from .latency import time_metrics
+from .methods import ALTER, Method, artefact_method, artefacts, teacher_method
+from .metrics import HIGHEST_PSNR, psnr
+from .protocol import load_protocol
 from .result import EvaluationResult, Grid, Metric
 from .teacher import Teacher, image_folder
 
 DEVIATION_STEPS, DEVIATION_IMAGES = 25, 128  # Table 8 compares with the teacher at 25 steps
-
-
-def sampler_macs(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> int:
-    """MACs of the denoiser for one image: every network call that the scheduler makes, twice under guidance."""
-    timesteps = visited(params, backbone, steps)
-    share = plan.macs_ratio(timesteps, CostTable.of(backbone)) if plan else 1.0
-    evaluations = len(timesteps) * (2 if params.sampling.guidance_scale > 1 else 1)
-    return round(evaluations * share * backbone.total_macs)
-
-
-def visited(params: Params, backbone: Backbone, steps: int) -> list[int]:
-    """The timestep 0..T-1 of each network call of the sampler in use."""
-    return visited_timesteps(sampler_scheduler(backbone.pipeline, params.sampling), steps)
-
-
-def cost_metrics(
-    params: Params, backbone: Backbone, steps: int, method: str = "teacher", plan: ExpertPlan | None = None
-) -> list[Metric]:
-    convention = backbone.macs_convention
-    total = sampler_macs(params, backbone, steps, plan)
-    metrics = [Metric("total_macs", method, total, steps, unit="MACs/image", macs_convention=convention)]
-    if plan:
-        ratios = {"macs_ratio": None, "macs_ratio_visited": visited(params, backbone, steps)}
-        costs = CostTable.of(backbone, params.cost.denominator)
-        metrics += [Metric(name, method, plan.macs_ratio(timesteps, costs), steps, unit="share",
-                           macs_convention=f"{convention}, of {params.cost.denominator}")
-                    for name, timesteps in ratios.items()]  # fmt: skip
-    return metrics
 
 
 @torch.no_grad()
@@ -70,59 +43,50 @@ def evaluate(params: Params) -> EvaluationResult:
     Interrupted, it goes on with the images that are there. Raises FileNotFoundError when a run has no artefact yet,
     ParamsError, AssetError or PlanError when something does not fit.
     """
-    started, artefacts = time.perf_counter(), artefact_folders(params)
+    return evaluate_embedded(params) if params.evaluation.protocol == "embedded" else evaluate_at_scale(params)
+
+
+def evaluate_embedded(params: Params) -> EvaluationResult:
+    """On the embedded pictures, by the extractors that come with the repository."""
+    started, names = time.perf_counter(), artefacts(params)
     protocol = load_protocol(params)
     judge = Judge(protocol, params.evaluation, params.sampling.seed)
     backbone = load_backbone(params.backbone, cost=params.cost)
     teacher = Teacher(params, backbone, protocol, judge)
-    steps = sorted({*params.evaluation.teacher_steps, *params.evaluation.steps}, reverse=True)
-    of_teacher, notes = teacher.measure([None, *steps])
+    unpruned = teacher_method(params, backbone)
+    of_teacher, notes = teacher.measure([None, *unpruned.steps])
     metrics = [
         *of_teacher.pop(None).metrics,
         *(vae_psnr(backbone, judge, params.data.source, split) for split in ("train", "test")),
     ]
     for s, measured in of_teacher.items():
-        metrics += [*measured.metrics, *cost_metrics(params, backbone, s)]
+        metrics += [*measured.metrics, *cost_of(params, backbone, unpruned, s)]
     drawn = {}
-    for method, folder in artefacts.items():
-        plan = ExpertPlan.load(folder)
-        plan.validate(backbone)
-        drawn[method] = draw_artefact(params, protocol, backbone, method, folder, plan)
-        for s, images in drawn[method].items():
-            measured = judge.measure(images, method, s)
-            metrics += [*measured.metrics, *cost_metrics(params, backbone, s, method, plan)]
+    for name in names:
+        method = artefact_method(params, backbone, name)
+        drawn[name] = {
+            s: generate(method.sampler(params, s), protocol.prompts, image_folder(params), f"{name}-{s}")
+            for s in method.steps
+        }
+        for s, images in drawn[name].items():
+            measured = judge.measure(images, name, s)
+            metrics += [*measured.metrics, *cost_of(params, backbone, method, s)]
             metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
-    metrics += deviations(teacher, drawn)
-    result = EvaluationResult(tuple(metrics), grid(teacher, drawn["alter"]), params.run_folder, tuple(notes))
+    metrics = [*metrics, *deviations(teacher, drawn)]
+    metrics = with_context(metrics, params, backbone, protocol)
+    result = EvaluationResult(tuple(metrics), grid(teacher, drawn[ALTER]), params.run_folder, tuple(notes))
     result.save()
     record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})
     return result
 
 
-def artefact_folders(params: Params) -> dict[str, Path]:
-    """{"alter": this run's artefact, name: that of each control}. Raises FileNotFoundError where one is missing."""
-    out = params.run_folder.parent
-    folders = {"alter": params.run_folder, **{name: out / name for name in params.evaluation.controls}}
-    for folder in folders.values():
-        if not (folder / "alter" / "model_index.json").is_file():
-            raise FileNotFoundError(f"{params.run.out}/{folder.name}/alter: no pipeline there; train this run first")
-    return {method: folder / "alter" for method, folder in folders.items()}
-
-
-def draw_artefact(
-    params: Params, protocol: Protocol, backbone: Backbone, method: str, folder: Path, plan: ExpertPlan
-) -> dict[int, np.ndarray]:
-    """Images of an artefact, by number of steps."""
-    denoiser = backbone.denoiser
-    pipeline = load_pipeline(folder, dtype=denoiser.dtype).to(denoiser.device)
-    pipeline.set_progress_bar_config(disable=True)
-    identity = {key: plan.to_dict()[key] for key in ("experts", "routing")}
-    return {
-        s: generate(
-            Sampler(pipeline, params.sampling, s, identity), protocol.prompts, image_folder(params), f"{method}-{s}"
-        )
-        for s in params.evaluation.steps
-    }
+def cost_of(params: Params, backbone: Backbone, method: Method, steps: int) -> list[Metric]:
+    """MACs, and time where `evaluation.latency_batch_sizes` asks for it."""
+    return [
+        *cost_metrics(params, backbone, steps, method.name, method.plan),
+        *call_metrics(params, backbone, steps, method.name, method.plan),
+        *time_metrics(params, method, steps),
+    ]
 
 
 def deviations(teacher: Teacher, drawn: dict[str, dict[int, np.ndarray]]) -> list[Metric]:

@@ -97,11 +97,11 @@ class ImageSet:
         """uint8 [n, H, W, 3] in order."""
         return self.store.batches(range(self.count), self.size, self.method, batch_size)
 
-    def first(self, count: int) -> np.ndarray:
-        """uint8 [count, H, W, 3]."""
-        return self.store.read(range(count), self.size, self.method)
+    def at(self, indices: Sequence[int]) -> np.ndarray:
+        """uint8 [len(indices), H, W, 3]."""
+        return self.store.read(indices, self.size, self.method)
 
     @cached_property
-    def resolution(self) -> int:
-        """px, height."""
-        return self.first(1).shape[1]
+    def drawn_at(self) -> int:
+        """px, height, before any resizing."""
+        return self.store.read([0]).shape[1]

@@ -20,7 +20,10 @@ from .features import (
     spatial_features,
     text_embeddings,
 )
+from .lpips import NAME as LPIPS
+from .lpips import lpips
 from .metrics import (
+    HIGHEST_PSNR,
     Moments,
     class_scores,
     frechet_distance,
@@ -32,8 +35,6 @@ from .metrics import (
 )
 from .protocol import Protocol
 from .result import Metric
-
-HIGHEST_PSNR = 100.0  # dB that equal images count as: their own value is infinite
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,12 @@ class Judge:
         return Metric("sfid_alexnet", value=value, n=len(images), interval=interval, extractor=SPATIAL, **common)
 
     def deviation(self, images: np.ndarray, teacher: np.ndarray, against: str, method: str, steps: int) -> list[Metric]:
-        """PSNR and SSIM to the teacher's pictures at the same prompts and seeds (paper Table 8)."""
+        """PSNR, SSIM and LPIPS to the teacher's pictures at the same prompts and seeds (paper Table 8)."""
         common = dict(method=method, steps=steps, seed=self.sampling_seed, against=against)
         return [
             self.mean("psnr_to_teacher", np.minimum(psnr(images, teacher), HIGHEST_PSNR), unit="dB", **common),
             self.mean("ssim_to_teacher", ssim(images, teacher), **common),
+            self.mean("lpips_to_teacher", lpips(images, teacher), extractor=LPIPS, **common),
         ]
 
     def mean(self, name: str, values: np.ndarray, **fields: Any) -> Metric:

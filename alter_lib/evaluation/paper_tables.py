@@ -11,8 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from .result import EvaluationResult
-
 CC3M_COCO = tuple(f"{metric} ({data})" for data in ("CC3M", "COCO") for metric in ("FID", "CLIP", "CMMD"))
 
 
@@ -95,31 +93,6 @@ PAPER = {
     )),
 }  # fmt: skip
 
-# What a reader must know before comparing, by table; the tables of each kind of conditions
-NOTES = {
-    "1": "Table 1: SD2.1 at 25 and 20 steps.",
-    "2": "Table 2: total MACs and quality.",
-    "4": "Table 4: DiT-XL/2 at 250 steps. Scores by the embedded classifier and AlexNet stand in Inception's place.",
-    "7": "Table 7: preference models score 768 px photographs of people's prompts; they say nothing about 32 px emoji, "
-         "so there is no column of ours.",
-    "8": "Table 8: how far pictures move from those of the teacher at 25 steps, same seeds.",
-}  # fmt: skip
-OF_CAPTIONS, OF_CLASSES = ("1", "2", "7", "8"), ("4",)
-
-# The figures of ours that stand beside a table: {column: (metric, divisor)}. Names keep saying what they are.
-QUALITY = {"FID-AlexNet": ("fid_alexnet", 1), "proxy text score": ("proxy_text_score", 1)}
-OURS = {
-    "1": {"MACs G/image": ("total_macs", 1e9), **QUALITY},
-    "2": {"MACs G/image": ("total_macs", 1e9), **QUALITY},
-    "4": {"classifier score": ("classifier_score", 1), "FID-AlexNet": ("fid_alexnet", 1),
-          "sFID-AlexNet": ("sfid_alexnet", 1), "classifier precision": ("classifier_precision", 1),
-          "classifier recall": ("classifier_recall", 1), "class accuracy": ("class_accuracy", 1),
-          "MACs G/image": ("total_macs", 1e9)},
-    "8": {"SSIM": ("ssim_to_teacher", 1), "PSNR": ("psnr_to_teacher", 1)},
-}  # fmt: skip
-COUNTERPART = {"teacher": "SDv2.1", "alter": "ALTER 0.65"}  # our method -> the paper's row, at an equal number of steps
-COUNTERPART_DIT = {"teacher": "DiT-XL/2", "alter": "ALTER (14 of 28 on average)"}  # Table 4
-
 
 def paper_table(number: str) -> pd.DataFrame:
     """The printed rows, indexed by method and steps. Raises KeyError for a table that is not kept here."""
@@ -127,37 +100,3 @@ def paper_table(number: str) -> pd.DataFrame:
     frame = pd.DataFrame(table.rows, columns=["method", "steps", *table.columns]).set_index(["method", "steps"])
     frame.attrs["title"] = f"Paper, Table {number}: {table.title}"
     return frame
-
-
-def our_table(number: str, result: EvaluationResult) -> pd.DataFrame:
-    """Our figures in the columns that stand beside table `number`, indexed by the paper's names of the methods."""
-    counterpart = COUNTERPART_DIT if number == "4" else COUNTERPART
-    rows: dict[tuple[str, int], dict[str, float]] = {}
-    for column, (name, divisor) in OURS[number].items():
-        for metric in result.metrics:
-            if metric.name == name and metric.method in counterpart:
-                rows.setdefault((counterpart[metric.method], metric.steps), {})[column] = metric.value / divisor
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(OURS[number]))
-    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "steps"])
-    if number in ("2", "4"):  # of MACs: the paper's speedup is the one of time on an A100
-        most = max(
-            metric.steps for metric in result.metrics if metric.method == "teacher" and metric.name == "total_macs"
-        )
-        frame[f"MACs teacher@{most} / this"] = result.value("total_macs", "teacher", most) / 1e9 / frame["MACs G/image"]
-    return frame
-
-
-def comparable_tables(result: EvaluationResult) -> dict[str, pd.DataFrame]:
-    """{note: table} of every table of the paper that this kind of backbone has figures for, ours beside it."""
-    numbers = OF_CLASSES if any(metric.name == "class_accuracy" for metric in result.metrics) else OF_CAPTIONS
-    return {NOTES[n]: beside_paper(n, result) if n in OURS else paper_table(n) for n in numbers}
-
-
-def beside_paper(number: str, result: EvaluationResult) -> pd.DataFrame:
-    """Table 1, 2, 4 or 8 with ours beside it: columns ("paper", ...) and ("ours (run)", ...), by method and steps.
-
-    Rows that only one side has stay, with nothing on the other. Raises KeyError for a table without figures of ours.
-    """
-    sides = {"paper": paper_table(number), f"ours ({result.folder.name})": our_table(number, result)}
-    order = list(dict.fromkeys(index for frame in sides.values() for index in frame.index))
-    return pd.concat({side: frame.reindex(order) for side, frame in sides.items()}, axis=1)

@@ -51,6 +51,10 @@ class PromptList:
         facts = {name: content[name] for name in ("protocol", "source", "source_sha256")}
         return cls(**facts, ids=tuple(content["ids"]), prompts=tuple(content["prompts"]))
 
+    def repeated(self, times: int) -> list[str] | list[int]:
+        """What each image is drawn from: every prompt `times` times in a row."""
+        return [prompt for prompt in self.prompts for _ in range(times)]
+
     def take(self, indices: Sequence[int]) -> Self:
         ids, prompts = (tuple(values[i] for i in indices) for values in (self.ids, self.prompts))
         return replace(self, ids=ids, prompts=prompts)
@@ -69,7 +73,12 @@ def load_prompts(evaluation: Evaluation) -> PromptList:
         raise FileNotFoundError(f"evaluation.prompts: no file {evaluation.prompts}")
     try:
         whole, is_list = read_prompts(path, evaluation.protocol, evaluation.prompt_column)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # what a file of another kind makes of json and pandas
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what a file of another kind makes of json and pandas
         if isinstance(error, ParamsError):
             raise
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]

@@ -47,8 +47,14 @@ class Protocol:
 
 
 def load_protocol(params: Params, grid_size: int = 24) -> Protocol:
-    """The protocol of `data.source` at N = evaluation.num_images. Raises ParamsError when there are fewer prompts."""
+    """The protocol of `data.source` at N = evaluation.num_images.
+
+    Raises ParamsError when there are fewer prompts, or for a source that does not come with the repository.
+    """
     n, source = params.evaluation.num_images, params.data.source
+    if source not in SOURCES:
+        fault = f"embedded has no pictures of data.source {source}; known: {', '.join(SOURCES)}"
+        raise ParamsError([f"evaluation.protocol: {fault}"])
     if n > PROMPTS:
         raise ParamsError([f"evaluation.num_images: {n} is not at most {PROMPTS}, the prompts that {source} has"])
     images, rows = SOURCES[source].load("train")

@@ -13,8 +13,13 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. interval: 95 %, or None where nothing was sampled; n: images behind it; against: what a ratio or a
-    deviation is relative to ("teacher@20"); macs_convention: which products a MAC figure counts."""
+    """One figure, with all that it depends on.
+
+    interval: 95 %, or None where nothing was sampled; n: images (or timed calls) behind it; against: what a ratio or a
+    deviation is relative to ("teacher@20"); macs_convention: which products a MAC figure counts; weights, prompts:
+    hashes of the extractor's weights and the prompt list; resolution: px that the images were drawn at; spread: 10 %
+    and 90 % quantiles of timed calls.
+    """
 
     name: str
     method: str
@@ -27,11 +32,33 @@ class Metric:
     extractor: str | None = None
     against: str | None = None
     macs_convention: str | None = None
+    protocol: str | None = None
+    prompts: str | None = None
+    reference: str | None = None
+    weights: str | None = None
+    resolution: int | None = None
+    resize: str | None = None
+    sampler: str | None = None
+    guidance_scale: float | None = None
+    batch_size: int | None = None
+    spread: tuple[float, float] | None = None
+    device: str | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Self:
-        interval = content.get("interval")
-        return cls(**content | {"interval": tuple(interval) if interval else None})
+        pairs = {key: tuple(content[key]) for key in ("interval", "spread") if content.get(key)}
+        return cls(**content | pairs)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why figures are not there. metrics: names, or a method's; what: is missing; put: where it is looked for; get:
+    where it comes from."""
+
+    metrics: tuple[str, ...]
+    what: str
+    put: str
+    get: str
 
 
 @dataclass(frozen=True)
@@ -63,12 +90,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """metrics: every figure; grid: pictures side by side; folder: where metrics.json and grid.npz are."""
+    """metrics: every figure; grid: pictures side by side, None without any; folder: where metrics.json and grid.npz
+    are; missing: what was skipped and why; artefact: hash of the weights and plan behind the figures at scale."""
 
     metrics: tuple[Metric, ...]
-    grid: Grid
+    grid: Grid | None
     folder: Path
     notes: tuple[str, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    artefact: str | None = None
+    protocol: str = "embedded"
 
     def frame(self) -> pd.DataFrame:
         """One row a figure."""
@@ -88,8 +119,12 @@ class EvaluationResult:
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.grid.save(self.folder / "grid.npz")
+        if self.grid:
+            self.grid.save(self.folder / "grid.npz")
         content = {"metrics": metrics_as_dicts(self.metrics), "notes": list(self.notes)}
+        content |= {"missing": [asdict(each) for each in self.missing]} if self.missing else {}
+        content |= {"artefact": self.artefact} if self.artefact else {}
+        content |= {"protocol": self.protocol}
         write_json(self.folder / "metrics.json", content)
 
     @classmethod
@@ -97,7 +132,22 @@ class EvaluationResult:
         """What `evaluate` left in a run folder. Raises FileNotFoundError when it never ran there."""
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = tuple(Metric.of(metric) for metric in content["metrics"])
-        return cls(metrics, Grid.load(folder / "grid.npz"), folder, tuple(content["notes"]))
+        missing = tuple(Missing(**each | {"metrics": tuple(each["metrics"])}) for each in content.get("missing", []))
+        grid = Grid.load(folder / "grid.npz") if (folder / "grid.npz").is_file() else None
+        return cls(
+            metrics,
+            grid,
+            folder,
+            tuple(content["notes"]),
+            missing,
+            content.get("artefact"),
+            content.get("protocol", "embedded"),
+        )
+
+    def missing_frame(self) -> pd.DataFrame:
+        """One row a thing that was not there: what, which figures it costs, where it is looked for and comes from."""
+        rows = [(each.what, ", ".join(each.metrics), each.put, each.get) for each in self.missing]
+        return pd.DataFrame(rows, columns=["needed", "for", "put it at", "from"])
 
 
 def metrics_as_dicts(metrics: Sequence[Metric]) -> list[dict[str, Any]]:

@@ -1,0 +1,89 @@
+"""Draw the images of an evaluation, in one process or several; `evaluate` then finds them.
+
+    python -m alter_lib.evaluation.generate --params params/sd21.yaml --method alter teacher
+    accelerate launch --num_processes 8 -m alter_lib.evaluation.generate --params params/sd21.yaml
+    python -m alter_lib.evaluation.generate --params F --method alter --steps 250 --adm-npz samples.npz
+
+Image i starts from the same noise whatever the batch size, the number of processes or an interruption.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from ..assets import AssetError
+from ..backbones import load_backbone
+from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
+from ..plan_file import PlanError
+from .adm import COMMAND, write_adm
+from .generation import draw_missing
+from .image_store import ImageSet
+from .methods import ALTER, TEACHER, open_method
+from .prompts import load_prompts
+from .protocol import load_protocol
+from .weights import Unavailable
+
+
+def conditions(params: Params, save: bool) -> tuple[list[str] | list[int], Path]:
+    """What each image is drawn from, and the folder that it goes to. save: write the prompt list, too."""
+    folder = params.run_folder / "evaluation"
+    if params.evaluation.protocol == "embedded":
+        return list(load_protocol(params).prompts), folder
+    prompts = load_prompts(params.evaluation)
+    if save:
+        prompts.save(folder / f"prompts-{prompts.protocol}.json")
+    return prompts.repeated(params.evaluation.images_per_prompt), folder / prompts.protocol
+
+
+def draw(params: Params, names: Sequence[str], steps: Sequence[int], processes: PartialState) -> list[ImageSet]:
+    """Draw what is missing of the methods `names` (none: all) at `steps` (none: the params')."""
+    known = (TEACHER, ALTER, *params.evaluation.controls, *params.evaluation.baselines)
+    if unknown := [name for name in names if name not in known]:
+        raise ParamsError([f"--method: {unknown[0]} is not one of {', '.join(known)}"])
+    prompts, folder = conditions(params, processes.is_main_process)
+    backbone, sets = load_backbone(params.backbone, device=str(processes.device), cost=params.cost), []
+    for name in names or known:
+        method = open_method(params, backbone, name)
+        for s in steps or method.steps:
+            store = method.store(params, prompts, folder, s)
+            draw_missing(method.sampler(params, s), prompts, store, f"{name}-{s}", processes=processes)
+            sets.append(ImageSet(store, len(prompts)))
+    return sets
+
+
+def main(command_line: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m alter_lib.evaluation.generate",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add_params_arguments(parser)
+    parser.add_argument("--method", nargs="+", default=[], metavar="NAME", help="teacher, alter, a control or baseline")
+    parser.add_argument("--steps", nargs="+", type=int, default=[], metavar="N", help="default: those of the params")
+    parser.add_argument("--adm-npz", type=Path, metavar="FILE", help="write arr_0 for the ADM evaluator, of one set")
+    arguments = parser.parse_args(command_line)
+    if arguments.adm_npz and (len(arguments.method), len(arguments.steps)) != (1, 1):
+        parser.error("--adm-npz takes one --method and one of --steps")
+    try:
+        params = params_from_arguments(arguments)
+        processes = PartialState(cpu=params.backbone.device == "cpu")
+        sets = draw(params, arguments.method, arguments.steps, processes)
+    except (ParamsError, AssetError, PlanError, FileNotFoundError, Unavailable) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if processes.is_main_process:
+        for images in sets:
+            print(f"{len(images)} images in {images.store.home}")
+        if arguments.adm_npz:
+            write_adm(sets[0], arguments.adm_npz)
+            print(f"{arguments.adm_npz}: score it by {COMMAND.format(arguments.adm_npz)}")
+    if processes.num_processes > 1:
+        processes.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Weights that can't come with the repository: looked for below `evaluation.weights`, fetched only if
+`evaluation.download` says so, and named in one line when they are not there. Nothing stands in for them.
+"""
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from ..assets import sha256
+from ..params import Evaluation, resolve
+
+
+class Unavailable(Exception):
+    """what: is missing; put: where it is looked for; get: where it comes from."""
+
+    def __init__(self, what: str, put: str, get: str) -> None:
+        super().__init__(f"{what}: put it at {put}; from {get}")
+        self.what, self.put, self.get = what, put, get
+
+
+def weight_file(evaluation: Evaluation, name: str, url: str, sha256_prefix: str = "") -> Path:
+    """The file `name` below `evaluation.weights`, its hash checked. Raises Unavailable."""
+    path, put = resolve(evaluation.weights) / name, f"{evaluation.weights}/{name}"
+    if not path.is_file() and evaluation.download:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"{name}, the download failed ({first_line(error)})", put, url) from None
+    if not path.is_file():
+        raise Unavailable(name, put, url)
+    if not (found := sha256(path)).startswith(sha256_prefix):
+        raise Unavailable(f"{name}: sha256 {found[:8]}... is not {sha256_prefix}..., the file is damaged", put, url)
+    return path
+
+
+def hub_source(evaluation: Evaluation, hub_id: str) -> Path | str:
+    """The folder of that name below `evaluation.weights` if it is there, else the hub id (or a folder of one's own)."""
+    folder = resolve(evaluation.weights) / hub_id.split("/")[-1]
+    if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        return folder
+    return path if (path := resolve(hub_id)).is_dir() else hub_id
+
+
+def missing_from_hub(evaluation: Evaluation, hub_id: str, error: Exception) -> Unavailable:
+    """What to say when `from_pretrained` of `hub_source` failed."""
+    failed = f" ({first_line(error)})" if evaluation.download else ""
+    put = f"{evaluation.weights}/{hub_id.split('/')[-1]}/"
+    return Unavailable(f"{hub_id}{failed}", put, f"https://huggingface.co/{hub_id}, or evaluation.download: true")
+
+
+def optional_module(name: str, package: str) -> ModuleType:
+    """A module of the `eval` extra. Raises Unavailable when it can't be imported, whatever the reason."""
+    try:
+        return import_module(name)
+    except Exception as error:  # torchvision beside another build of torch raises a RuntimeError
+        why = "" if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0] else first_line(error)
+        what = f"package {package}" + (f" ({why})" if why else "")
+        raise Unavailable(
+            what, "the environment", "pip install -e .[eval], with a torchvision built for this torch"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def state_hash(module: nn.Module) -> str:
+    """16 hex digits of the sha256 of all weights: equal for equal values and dtypes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

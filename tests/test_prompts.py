@@ -1,0 +1,110 @@
+"""Prompt lists: which captions, in which order, under which hash."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alter_lib.evaluation.prompts import PromptList, load_prompts
+from alter_lib.params import Evaluation, ParamsError
+
+
+def options(path: Path | None, protocol: str = "prompts", count: int = 3, **values) -> Evaluation:
+    prompts = None if path is None else str(path)
+    return Evaluation(**{"protocol": protocol, "prompts": prompts, "num_images": count} | values)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Seven images with two captions each, the second of every image after all of the first."""
+    annotations = [{"image_id": 100 + i, "id": i + 50 * j, "caption": f"caption {j} of {i}"}
+                   for j in range(2) for i in range(7)]  # fmt: skip
+    path = tmp_path / "captions_val2014.json"
+    path.write_text(json.dumps({"images": [], "annotations": annotations}))
+    return path
+
+
+def test_coco_takes_the_first_caption_of_images_chosen_as_aptp_s_script_does(coco: Path) -> None:
+    prompts = load_prompts(options(coco, "coco2014", 4))
+    np.random.seed(42)
+    chosen = np.random.choice(7, 4, replace=False)
+    assert prompts.ids == tuple(100 + i for i in chosen)
+    assert prompts.prompts == tuple(f"caption 0 of {i}" for i in chosen)
+
+
+def test_a_saved_list_is_taken_as_it_is(coco: Path, tmp_path: Path) -> None:
+    chosen = load_prompts(options(coco, "coco2014", 5))
+    chosen.save(tmp_path / "list.json")
+    again = load_prompts(options(tmp_path / "list.json", "coco2014", 5))
+    assert again == chosen and again.digest == chosen.digest
+    assert json.loads((tmp_path / "list.json").read_text())["digest"] == chosen.digest
+    assert load_prompts(options(tmp_path / "list.json", "coco2014", 2)).prompts == chosen.prompts[:2]
+
+
+def test_cc3m_reads_captions_before_the_tab(tmp_path: Path) -> None:
+    path = tmp_path / "Validation.tsv"
+    path.write_text("".join(f"caption {i}\thttp://x/{i}\n" for i in range(6)))
+    prompts = load_prompts(options(path, "cc3m", 6))
+    assert sorted(prompts.prompts) == [f"caption {i}" for i in range(6)]
+    assert all(prompt == f"caption {i}" for i, prompt in zip(prompts.ids, prompts.prompts, strict=True))
+
+
+def test_own_lists_are_taken_in_order(tmp_path: Path) -> None:
+    text = tmp_path / "prompts.txt"
+    text.write_text("a red apple\n\na ghost\na house\na snail\n")
+    assert load_prompts(options(text)).prompts == ("a red apple", "a ghost", "a house")
+    frame = pd.DataFrame({"text": ["a", "b", None, "c"], "n": range(4)})
+    frame.to_csv(tmp_path / "x.csv")
+    frame.to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "x.parquet")
+    for name in ("x.csv", "x.jsonl", "x.parquet"):
+        assert load_prompts(options(tmp_path / name, prompt_column="text")).prompts == ("a", "b", "c")
+
+
+def test_n_images_a_prompt(tmp_path: Path) -> None:
+    text = tmp_path / "prompts.txt"
+    text.write_text("a\nb\nc\n")
+    prompts = load_prompts(options(text, count=6, images_per_prompt=3))
+    assert prompts.prompts == ("a", "b") and prompts.repeated(3) == ["a", "a", "a", "b", "b", "b"]
+
+
+@given(st.integers(1, 4000))
+def test_imagenet_labels_are_balanced(count: int) -> None:
+    times = Counter(load_prompts(options(None, "imagenet", max(count, 2))).prompts)
+    assert set(times) <= set(range(1000)) and max(times.values()) - min(times.values()) <= 1
+
+
+def test_the_hash_sees_order_and_every_prompt() -> None:
+    a = PromptList("prompts", "x", "", (0, 1), ("a", "b"))
+    others = [a.take([1, 0]), a.take([0]), PromptList("prompts", "x", "", (0, 1), ("a", "B"))]
+    assert len({a.digest, *(other.digest for other in others)}) == 4
+    assert PromptList("coco2014", "y", "z", (0, 1), ("a", "b")).digest == a.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "protocol", "values", "message"),
+    [
+        ("x.json", "[1]", "coco2014", {}, "evaluation.prompts: .*x.json: not a file of coco2014"),
+        ("x.json", "{}", "coco2014", {}, "no key 'annotations'"),
+        ("x.json", "{", "coco2014", {}, "not a file of coco2014"),
+        ("x.txt", "a\nb\n", "prompts", {}, "evaluation.num_images: 3 prompts are wanted, .*x.txt has 2"),
+        ("x.csv", "a,b\n1,2\n", "prompts", {"prompt_column": "c"}, "c is not a column of x.csv; it has a, b"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(
+    tmp_path: Path, name: str, text: str, protocol: str, values: dict, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ParamsError, match=message) as caught:
+        load_prompts(options(tmp_path / name, protocol, **values))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_no_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="evaluation.prompts: no file"):
+        load_prompts(options(tmp_path / "none.json", "coco2017"))

@@ -4,12 +4,14 @@ epoch)."""
 from dataclasses import dataclass
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from ..params import Data, ParamsError
+from ..params_data import EMBEDDED
 from . import emoji, fashion
-
-DERIVED = 2**63 - 25  # seeds are mixed modulo a prime
+from .conditions import ClassConditions, TextConditions
+from .order import Order, generator
+from .pictures import MemoryLatents, View
 
 
 @dataclass(frozen=True)
@@ -23,74 +25,8 @@ class Batch:
     timesteps: torch.Tensor
 
 
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded from a tuple of integers, the same on every machine."""
-    seed = 0
-    for part in key:
-        seed = (seed * 1_000_003 + part + 1) % DERIVED
-    return torch.Generator().manual_seed(seed)
-
-
-@torch.no_grad()
-def encode_images(pipeline: DiffusionPipeline, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of the latents [N, C, h, w], scaled as the denoiser expects; images uint8 [N, H, W, 3]."""
-    vae = pipeline.vae
-    posteriors = [
-        vae.encode((chunk.permute(0, 3, 1, 2) / 127.5 - 1).to(vae.device, vae.dtype)).latent_dist
-        for chunk in images.split(64)
-    ]
-    return tuple(
-        torch.cat([getattr(p, name) for p in posteriors]).cpu().float() * vae.config.scaling_factor
-        for name in ("mean", "std")
-    )
-
-
-@torch.no_grad()
-def encode_text(pipeline: StableDiffusionPipeline, captions: list[str]) -> torch.Tensor:
-    """Text encoder states [N, tokens, D]; a caption that is longer than the encoder's context is cut off."""
-    tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    encoder = pipeline.text_encoder
-    return torch.cat([encoder(chunk.to(encoder.device)).last_hidden_state.cpu() for chunk in tokens.split(256)])
-
-
-class TextConditions:
-    """Captions of each image, their states from the pipeline's text encoder; the dropped condition is ""."""
-
-    def __init__(self, pipeline: StableDiffusionPipeline, captions: list[list[str]], cache: bool) -> None:
-        self.pipeline, self.captions, self.states = pipeline, captions, None
-        if cache:
-            flat = ["", *dict.fromkeys(caption for row in captions for caption in row)]
-            self.states = dict(zip(flat, encode_text(pipeline, flat), strict=True))
-
-    def draw(self, index: int, dropout: float, random: torch.Generator) -> str:
-        """One of the image's captions, or "" in a `dropout` share of the draws."""
-        caption = self.captions[index][int(torch.randint(len(self.captions[index]), (), generator=random))]
-        return "" if torch.rand((), generator=random) < dropout else caption
-
-    def encode(self, captions: list[str]) -> torch.Tensor:
-        """[n, tokens, D]."""
-        if self.states is None:
-            return encode_text(self.pipeline, captions)
-        return torch.stack([self.states[caption] for caption in captions])
-
-
-class ClassConditions:
-    """The class label of each image; the dropped condition is the label after the last one (DiT-XL/2: 1000)."""
-
-    def __init__(self, labels: list[int], null: int) -> None:
-        self.labels, self.null = labels, null
-
-    def draw(self, index: int, dropout: float, random: torch.Generator) -> int:
-        """The image's label, or the null label in a `dropout` share of the draws."""
-        return self.null if torch.rand((), generator=random) < dropout else self.labels[index]
-
-    def encode(self, labels: list[int]) -> torch.Tensor:
-        """[n], int64."""
-        return torch.tensor(labels)
-
-
-def load_images(pipeline: DiffusionPipeline, data: Data) -> tuple[torch.Tensor, TextConditions | ClassConditions]:
-    """Training images [N, H, W, 3] uint8 of `data.source` and their conditions.
+def open_embedded(pipeline: DiffusionPipeline, data: Data) -> tuple[MemoryLatents, TextConditions | ClassConditions]:
+    """The emoji or fashion pictures and their captions or labels.
 
     Raises ParamsError where the source has captions and the denoiser wants class labels, or the other way round.
     """
@@ -106,54 +42,61 @@ def load_images(pipeline: DiffusionPipeline, data: Data) -> tuple[torch.Tensor, 
         images, rows = emoji.load("train")
         captions = [emoji.captions(row, data.keywords) for row in rows[: data.limit]]
         conditions = TextConditions(pipeline, captions, data.cache_text)
-    return torch.from_numpy(images[: data.limit]), conditions
+    return MemoryLatents(pipeline, torch.from_numpy(images[: data.limit]), data.cache_latents), conditions
 
 
 class Batches:
-    """Batches of the training images; `batch(step)` depends on (seed, step) alone, so a resumed run repeats it.
+    """Batches of the training samples; `batch(step)` depends on (seed, step) alone, so a resumed run repeats it.
 
-    An epoch is one seeded permutation. A sample's condition, posterior noise, noise and timestep come from (seed,
-    index, epoch): the batch is the same however it is sharded over processes. Latents and text are encoded once, or
-    batch by batch where `data.cache_latents` or `data.cache_text` is false: slower, without the memory of the caches.
+    An epoch shows each sample once, in an order of its own. A sample's mirroring, crop, condition, posterior noise,
+    noise and timestep come from (seed, index, epoch): the batch is the same however it is sharded over processes.
+    Latents and text are encoded once, or batch by batch where `data.cache_latents` or `data.cache_text` is false:
+    slower, without the memory (or, for a source of one's own, the disk) of the caches.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, data: Data, batch_size: int, seed: int) -> None:
-        self.pipeline = pipeline
-        self.images, self.conditions = load_images(pipeline, data)
-        self.posteriors = encode_images(pipeline, self.images) if data.cache_latents else None
-        self.dropout, self.batch_size, self.seed = data.caption_dropout, batch_size, seed
+        if data.source in EMBEDDED:
+            self.pictures, self.conditions = open_embedded(pipeline, data)
+        else:
+            from .own import open_own  # `datasets` takes seconds to import, which an embedded source need not wait for
+
+            self.pictures, self.conditions = open_own(pipeline, data)
+        self.order = Order(self.pictures.sizes, data.shuffle_buffer, seed)
+        self.data, self.batch_size, self.seed = data, batch_size, seed
         self.num_timesteps = pipeline.scheduler.config.num_train_timesteps
 
     def __len__(self) -> int:
-        return len(self.images)
-
-    def latents(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the posteriors of some images [n, C, h, w]."""
-        if self.posteriors is None:
-            return encode_images(self.pipeline, self.images[indices])
-        return tuple(part[indices] for part in self.posteriors)
+        return len(self.order)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The share of process `rank` of step's batch; steps count from 0 and run through epoch after epoch."""
-        first = step * self.batch_size
-        places = [divmod(i, len(self)) for i in range(first + rank, first + self.batch_size, world_size)]
-        indices = [int(self.permutation(epoch)[place]) for epoch, place in places]
-        mean, std = self.latents(indices)
+        places = self.places(step, rank, world_size)
+        mean, std = self.pictures.latents([self.view(*place) for place in places])
         posterior_noise, noise, timesteps, conditions = zip(
-            *(self.draw(index, epoch, mean.shape[1:]) for index, (epoch, _) in zip(indices, places, strict=True)),
-            strict=True,
+            *(self.draw(index, epoch, mean.shape[1:]) for index, epoch in places), strict=True
         )
+        self.pictures.prefetch([self.view(*place) for place in self.places(step + 1, rank, world_size)])
         latents = mean + std * torch.stack(posterior_noise)
         return Batch(latents, torch.stack(noise), self.conditions.encode(list(conditions)), torch.tensor(timesteps))
 
-    def draw(self, index: int, epoch: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor, int, str | int]:
-        """All that is random about one sample: posterior noise, noise, timestep, condition."""
+    def places(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+        """(index, epoch) of the samples of one process in one step."""
+        first = step * self.batch_size
+        return [self.order.at(place) for place in range(first + rank, first + self.batch_size, world_size)]
+
+    def view(self, index: int, epoch: int) -> View:
+        """How a sample is looked at in an epoch: mirrored or not, and where it is cropped."""
+        random = generator(self.seed, index, epoch, 1)
+        flip, x, y = torch.rand(3, generator=random).tolist()
+        return View(index, self.data.flip and flip < 0.5, (x, y) if self.data.crop == "random" else (0.5, 0.5))
+
+    def draw(self, index: int, epoch: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor, int, object]:
+        """All else that is random about one sample: posterior noise, noise, timestep, condition."""
         random = generator(self.seed, index, epoch)
         posterior_noise, noise = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
         timestep = int(torch.randint(self.num_timesteps, (), generator=random))
-        return posterior_noise, noise, timestep, self.conditions.draw(index, self.dropout, random)
+        return posterior_noise, noise, timestep, self.conditions.draw(index, self.data.caption_dropout, random)
 
     def permutation(self, epoch: int) -> torch.Tensor:
-        if getattr(self, "_epoch", None) != epoch:  # one permutation is kept: batches ask for it sample by sample
-            self._epoch, self._order = epoch, torch.randperm(len(self), generator=generator(self.seed, epoch))
-        return self._order
+        """The order of the samples in an epoch, int64 [len]."""
+        return self.order.permutation(epoch)

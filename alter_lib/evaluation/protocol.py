@@ -53,8 +53,6 @@ def load_protocol(params: Params, grid_size: int = 24) -> Protocol:
     """
     n, source = params.evaluation.num_images, params.data.source
     if source not in SOURCES:
-        raise ParamsError([f"data.source: {source} has no evaluation protocol; those of {' | '.join(SOURCES)} have one"])
-    if source not in SOURCES:
         fault = f"embedded has no pictures of data.source {source}; known: {', '.join(SOURCES)}"
         raise ParamsError([f"evaluation.protocol: {fault}"])
     if n > PROMPTS:

@@ -25,6 +25,7 @@ from .history import History
 from .inference import save_pipeline
 from .params import Params, ParamsError, add_params_arguments, params_from_arguments
 from .plan import ExpertPlan
+from .plan_history import PlanRecorder
 from .trainer import Trainer
 
 Callback = Callable[[Trainer, dict], None]
@@ -142,7 +143,8 @@ def main() -> int:
     add_params_arguments(parser)
     say = print if os.environ.get("RANK", "0") == "0" else lambda *_, **__: None  # one of the processes speaks
     try:
-        result = train(params_from_arguments(parser.parse_args()))
+        params = params_from_arguments(parser.parse_args())
+        result = train(params, PlanRecorder(params))
     except (ParamsError, FileNotFoundError) as error:
         say(error, file=sys.stderr)
         return 2

@@ -1,30 +1,28 @@
-"""The mask inspector and the live curves, without a browser (test_notebooks moves a slider in one)."""
+"""Logic of the widgets, without a kernel or a browser (test_pages opens them in JupyterLab)."""
 
-import io
+import re
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from IPython.display import Image
-from PIL import Image as PillowImage
 
-from alter_lib import widgets
-from alter_lib.params import load_params
 from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.plots import png
-from alter_lib.widgets import LiveCurves, MaskInspector
+from alter_lib.plan_file import PlanError
+from alter_lib.widgets import MaskInspector, PlanComparison, edits, html, words
 
-NAMES = [f"down_blocks.{i}.resnets.0" for i in range(17)] + [f"up_blocks.{i}.attentions.0" for i in range(17)]
+NAMES = [f"down_blocks.{i // 2}.resnets.{i % 2}" for i in range(17)]
+NAMES += [f"up_blocks.{i // 3}.attentions.{i % 3}" for i in range(17)]
 
 
-def make_plan(num_experts: int = 10, timesteps: int = 1000) -> ExpertPlan:
-    random = torch.Generator().manual_seed(0)
+def make_plan(num_experts: int = 10, timesteps: int = 1000, seed: int = 0) -> ExpertPlan:
+    random = torch.Generator().manual_seed(seed)
     masks = torch.rand(num_experts, len(NAMES), generator=random) < 0.6
     routing = torch.randint(num_experts, (timesteps,), generator=random)
     costs = CostTable(tuple(range(1, 35)), 300, "linear+conv", (8, 8))
@@ -32,127 +30,247 @@ def make_plan(num_experts: int = 10, timesteps: int = 1000) -> ExpertPlan:
 
 
 PLAN = make_plan()
+# by hand: 3 layers of 10, 20 and 30 MACs and 40 fixed ones, 2 experts, 4 timesteps
+SMALL = ExpertPlan(
+    torch.tensor([[True, False, True], [True, True, False]]),
+    torch.tensor([0, 0, 1, 0]),
+    ("down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.1.resnets.0"),
+    CostTable((10, 20, 30), 40, "linear+conv", (8, 8)),
+    "UNet2DConditionModel",
+    "hash",
+)
 
 
-@pytest.fixture(scope="module")
-def inspector() -> MaskInspector:
-    return MaskInspector(PLAN)
+@pytest.fixture
+def inspector(tmp_path: Path) -> MaskInspector:
+    return MaskInspector(PLAN, steps=20, save_as=tmp_path / "edited.json")
 
 
-def picture(inspector: MaskInspector) -> np.ndarray:
-    return np.asarray(PillowImage.open(io.BytesIO(inspector.picture.value)))
+# --- drawing and words --------------------------------------------------------------------------------------------
+
+
+def svgs(markup: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", markup)]
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6))
+def test_bars_are_filled_where_the_layer_runs_and_name_it(seed: int) -> None:
+    plan = make_plan(3, 10, seed)
+    for expert, mask in enumerate(plan.masks.tolist()):
+        (svg,) = svgs(html.mask_row(plan, expert))
+        assert [bar.find("rect[2]").get("class") == "on" for bar in svg] == mask
+        assert [bar.find("title").text.split(":")[0] for bar in svg] == NAMES
+        heights = [float(bar.find("rect[2]").get("height")) for bar in svg]
+        assert all(a <= b for a, b in pairwise(heights))  # MACs 1, 2, ..., 34
+
+
+def test_a_layer_is_named_with_macs_and_share_by_hand() -> None:
+    assert words.layer_text(SMALL, 1) == "mid_block.attentions.0: 20 MACs, 20.0% of the network"
+    assert [words.amount(macs) for macs in (0, 999, 1000, 1_234_500, 2e9, 3.2e12)] == [
+        "0 MACs", "999 MACs", "1 kMACs", "1.234 MMACs", "2 GMACs", "3.2 TMACs"
+    ]  # fmt: skip
+
+
+def test_routing_row_covers_the_timesteps_of_its_expert_by_hand() -> None:
+    paths = [svgs(html.routing_row(SMALL, expert))[0].find("path").get("d") for expert in (0, 1)]
+    assert paths == ["M0 5h2v11h-2zM3 5h1v11h-1z", "M2 5h1v11h-1z"]
+
+
+def test_curve_and_mean_by_hand() -> None:
+    (svg,) = svgs(html.macs_curve(SMALL, visited=[3, 1]))  # expert 0 runs 80 of 100 MACs, expert 1 70
+    mean, line, *ticks = [path.get("d") for path in svg]
+    assert (mean, line) == ("M0 22.5H4", "M0 20V20H2V30H3V20H4")  # y counts down from 100 %
+    assert ticks == ["M1.5 100V91", "M3.5 100V91"]
+
+
+def test_head_names_stages_blocks_and_kinds_once() -> None:
+    texts = re.findall(r'class="at"[^>]*>([^<]*)<', html.head(SMALL))
+    assert texts == ["down", "mid", "up", "0", "", "1", "R", "T", "R"]
+
+
+def test_pointer_stands_at_its_timestep_and_row() -> None:
+    style = html.pointer("scope", SMALL, 2, 1)
+    assert ".scope .cursor { left: 62.500%; }" in style and ".scope .alter-plan .expert-1 " in style
+    assert len(style) < 500  # what a move of the slider sends, beside the words
+
+
+def test_hostile_names_are_escaped() -> None:
+    names = ('a.resnets."><script>', "b", "c")
+    plan = ExpertPlan(SMALL.masks, SMALL.routing, names, SMALL.cost, "UNet2DConditionModel", "hash")
+    for text in (html.drawing(plan), words.description(plan, 0, 0)):
+        assert "<script>" not in text
+
+
+# --- the inspector --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=20)
 @given(t=st.integers(0, 999))
-def test_timestep_chooses_its_expert_and_lists_its_layers(inspector: MaskInspector, t: int) -> None:
+def test_timestep_chooses_its_expert_and_lists_its_layers(t: int) -> None:
+    inspector = SHARED
     inspector.timestep.value = t
-    assert inspector.expert.value == PLAN.expert(t)
-    active, skipped = inspector.text.value.split("<br>")[1:]
-    running = PLAN.active_layers(t)
-    assert active == f"<b>{len(running)} active:</b> {', '.join(running)}"
-    assert skipped == f"<b>{34 - len(running)} skipped:</b> {', '.join(n for n in NAMES if n not in running)}"
-    assert f"{PLAN.macs_ratio([t]):.1%}" in inspector.text.value
+    expert, running = PLAN.expert(t), PLAN.active_layers(t)
+    assert inspector.expert.value == expert
+    text = inspector.view.text.value
+    assert f"Timestep {t} is served by expert {expert}" in text and f"{PLAN.macs_ratio([t]):.1%}" in text
+    active, skipped = text.split("<br>")[1:]
+    assert re.findall(r"([\w.]+) \(", active) == list(running) and f"{len(running)} active" in active
+    assert re.findall(r"([\w.]+) \(", skipped) == [name for name in NAMES if name not in running]
+    assert [toggle.value for toggle in inspector.what_if.layers] == PLAN.masks[expert].tolist()
+
+
+SHARED = MaskInspector(PLAN)
 
 
 def test_expert_can_be_looked_at_without_its_timestep(inspector: MaskInspector) -> None:
     inspector.timestep.value = 3
     other = (PLAN.expert(3) + 1) % PLAN.num_experts
     inspector.expert.value = other
-    assert inspector.timestep.value == 3
-    assert f"Timestep 3 is served by expert {PLAN.expert(3)}.</b> Shown: expert {other}," in inspector.text.value
+    assert inspector.timestep.value == 3 and f"Shown: expert {other}," in inspector.view.text.value
+    assert f".expert-{other} " in inspector.view.pointer.value
     inspector.timestep.value = 4
     assert inspector.expert.value == PLAN.expert(4)
 
 
-def test_only_the_cursor_moves(inspector: MaskInspector) -> None:
-    inspector.timestep.value, inspector.expert.value = 100, 2
-    first = picture(inspector)
-    inspector.expert.value = 6
-    moved = picture(inspector)
-    rows = np.flatnonzero((first != moved).any((1, 2)))
-    assert 0 < len(rows) < 0.4 * len(first)  # the frame went from one row of the mask picture to another
-    inspector.expert.value = 2
-    assert (picture(inspector) == first).all()  # nothing of the earlier positions is left
-
-
-def test_a_move_takes_less_than_a_tenth_of_a_second(inspector: MaskInspector) -> None:
-    seconds = []
+def test_a_move_sends_little_and_takes_less_than_a_tenth_of_a_second(inspector: MaskInspector) -> None:
+    drawing, seconds = inspector.view.picture.value, []
     for t in range(0, 990, 66):
         began = time.thread_time()  # of this thread: a busy machine is no failure
         inspector.timestep.value = t
         seconds.append(time.thread_time() - began)
-    assert median(seconds) < 0.1
+    assert median(seconds) < 0.1 and inspector.view.picture.value is drawing
+    assert len(inspector.view.pointer.value) + len(inspector.view.text.value) < 5000
 
 
 def test_sliders_cover_the_plan_and_are_labelled(inspector: MaskInspector) -> None:
     for slider, name, last in ((inspector.timestep, "timestep", 999), (inspector.expert, "expert", 9)):
         assert (slider.min, slider.max, slider.step, slider.description) == (0, last, 1, name)
         assert slider.continuous_update  # arrow keys and dragging alike
+    assert (inspector.play.min, inspector.play.max) == (0, 999)
 
 
-def test_static_figure_has_the_cursor() -> None:
-    inspector = MaskInspector(make_plan(3, 20))
-    a, b = (png(inspector.figure(5, expert)) for expert in (0, 1))
-    assert a != b
-    assert png(inspector.figure(5)) == png(inspector.figure(5, inspector.plan.expert(5)))
+def test_two_inspectors_on_a_page_do_not_share_a_cursor(inspector: MaskInspector) -> None:
+    assert MaskInspector(PLAN).view.scope != inspector.view.scope
 
 
-def test_timesteps_of_the_pipelines_sampler_are_marked() -> None:
+def test_display_holds_a_static_picture_beside_the_widget(inspector: MaskInspector) -> None:
+    bundle = inspector._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["image/png"].startswith("iVBORw0KGgo")  # base64 of the PNG signature
+
+
+# --- samplers -------------------------------------------------------------------------------------------------------
+
+
+def test_calls_and_macs_of_a_sampler_by_hand() -> None:
+    text = words.calls(SMALL, [3, 2, 0])
+    assert "3 calls visit experts 0, 1: 230 MACs of 300 MACs = 76.67%" in text
+    assert re.findall(r">(\d)</span>", text) == ["0", "1", "0"]
+    assert "1 calls visit expert 1:" in words.calls(SMALL, [2])
+
+
+def test_pipelines_own_scheduler_comes_first_with_its_settings() -> None:
     class Pipeline:
-        scheduler = DDIMScheduler()
+        scheduler = DDIMScheduler(steps_offset=1)
 
-    Pipeline.scheduler.set_timesteps(5)
-    assert MaskInspector(PLAN, Pipeline()).visited == [800, 600, 400, 200, 0]
-
-
-class Handle:
-    """Stands for a notebook's output area: what was displayed in it, in order."""
-
-    def __init__(self) -> None:
-        self.shown: list[Image] = []
-
-    def display(self, picture: Image, display_id: bool) -> "Handle":
-        assert display_id
-        self.update(picture)
-        return self
-
-    def update(self, picture: Image) -> None:
-        self.shown.append(picture)
+    panel = MaskInspector(PLAN, Pipeline(), steps=5).sampler
+    assert panel.scheduler.value == "DDIMScheduler" and panel.visited == [801, 601, 401, 201, 1]
+    panel.steps.value = 2
+    assert panel.visited == [501, 1]
 
 
-def row(step: int) -> dict:
-    return {"step": step, "phase": "joint", "L_U": 1.0 / step, "ratio": 0.7, "sampled_ratio": 0.8}
+def test_stable_diffusions_pndm_calls_once_more_than_its_steps(inspector: MaskInspector) -> None:
+    inspector.sampler.scheduler.value = "PNDMScheduler"
+    assert len(inspector.sampler.visited) == 21
+    assert inspector.view.picture.value.count('class="visit"') == len(set(inspector.sampler.visited))
 
 
-@pytest.fixture
-def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
-    handle = Handle()
-    monkeypatch.setattr(widgets, "display", handle.display)
-    return handle
+# --- what if --------------------------------------------------------------------------------------------------------
 
 
-def test_live_curves_paint_now_and_then_and_at_the_end(handle: Handle, tmp_path: Path) -> None:
-    params = load_params("params/smoke.yaml", {"run.out": str(tmp_path)})
-    curves = LiveCurves(params, seconds=3600)
-    for step in range(1, 12):
-        curves(None, row(step))
-    assert handle.shown == []
-    curves(None, row(12))
-    assert len(handle.shown) == 1 and handle.shown[0].data.startswith(b"\x89PNG")
-    eager = LiveCurves(params, seconds=0)
-    eager(None, row(1))
-    assert len(handle.shown) == 2
-    eager(None, row(2))  # right after a picture: painting may take a twentieth of the time only
-    assert len(handle.shown) == 2
+def test_a_toggle_changes_one_entry_and_the_ratio_at_once(inspector: MaskInspector) -> None:
+    inspector.timestep.value = 7
+    expert, toggle = PLAN.expert(7), inspector.what_if.layers[33]
+    toggle.value = not toggle.value
+    changed = inspector.plan.masks != PLAN.masks
+    assert changed.nonzero().tolist() == [[expert, 33]]
+    assert f"{inspector.plan.achieved_ratio:.2%} of the MACs over all timesteps" in inspector.what_if.said.value
+    assert inspector.view.picture.value.count(" changed") == 1
+    assert toggle.icon == ("check" if toggle.value else "times")
+    toggle.value = not toggle.value
+    assert inspector.plan == PLAN and "0 changes" in inspector.what_if.said.value
 
 
-def test_live_curves_go_on_after_an_interruption(handle: Handle, tmp_path: Path) -> None:
-    params = load_params("params/smoke.yaml", {"run.out": str(tmp_path)})
-    params.run_folder.mkdir(parents=True)
-    (params.run_folder / "history.csv").write_text(
-        "step,phase,L_U,ratio\n1,joint,1,0.9\n2,joint,1,0.9\n3,joint,1,0.9\n"
-    )
-    curves = LiveCurves(params)
-    curves(None, row(2))  # the checkpoint was at step 1: steps 2 and 3 are made again
-    assert [each["step"] for each in curves.rows] == [1, 2]
+def test_looking_at_experts_edits_nothing(inspector: MaskInspector) -> None:
+    for expert in range(10):
+        inspector.expert.value = expert
+    assert inspector.plan is PLAN
+
+
+def test_reroute_and_undo(inspector: MaskInspector) -> None:
+    what_if = inspector.what_if
+    what_if.interval.value, what_if.target.value = (100, 199), 4
+    what_if.reroute.click()
+    assert set(inspector.plan.routing[100:200].tolist()) == {4}
+    assert (inspector.plan.routing[:100] == PLAN.routing[:100]).all()
+    assert inspector.sampler.text.value == words.calls(inspector.plan, inspector.sampler.visited)
+    inspector.timestep.value = 150
+    assert inspector.expert.value == 4
+    what_if.reset.click()
+    assert inspector.plan == PLAN and inspector.expert.value == PLAN.expert(150)
+
+
+def test_an_edited_plan_is_saved_with_what_was_changed_and_loads(inspector: MaskInspector) -> None:
+    toggle = inspector.what_if.layers[0]
+    toggle.value = not toggle.value
+    inspector.what_if.save.click()
+    loaded = ExpertPlan.load(inspector.what_if.path.value)
+    assert (loaded.masks == inspector.plan.masks).all()
+    word = "runs" if toggle.value else "skips"
+    assert loaded.provenance[edits.EDITED] == [f"expert {PLAN.expert(0)} {word} {NAMES[0]}"]
+    inspector.what_if.save.click()  # again: what was saved here may be replaced
+    assert "Saved: " in inspector.what_if.said.value
+
+
+def test_a_learned_plan_is_not_overwritten_and_a_bad_path_is_one_line(inspector: MaskInspector, tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    before = (tmp_path / "plan.json").read_bytes()
+    for path, reason in ((tmp_path, "was not edited here"), (tmp_path / "plan.json" / "x", "cannot be written")):
+        inspector.what_if.path.value = str(path)
+        inspector.what_if.save.click()
+        assert reason in inspector.what_if.said.value and "Not saved" in inspector.what_if.said.value
+    assert (tmp_path / "plan.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_differences_say_what_the_edits_were(data: st.DataObject) -> None:
+    first, last = sorted(data.draw(st.tuples(st.integers(0, 999), st.integers(0, 999))))
+    expert, layer = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 33))
+    edited = edits.rerouted(edits.toggled(PLAN, expert, layer), first, last, expert)
+    lines = edits.differences(PLAN, edited)
+    moved = [tuple(map(int, re.findall(r"\d+", line))) for line in lines if line.startswith("timesteps")]
+    assert lines[0].startswith(f"expert {expert} ") and lines[0].endswith(NAMES[layer])
+    assert sum(last - first + 1 for first, last, _ in moved) == int((PLAN.routing != edited.routing).sum())
+    assert edits.differences(PLAN, PLAN) == []
+
+
+# --- two plans ------------------------------------------------------------------------------------------------------
+
+
+def test_comparison_names_the_layers_of_one_alone() -> None:
+    other = edits.toggled(edits.toggled(SMALL, 0, 1), 0, 2)  # expert 0: layers 0 and 1 in place of 0 and 2
+    comparison = PlanComparison({"a": SMALL, "<b>": other})
+    assert "a: expert 0, 80.0% of the MACs; &lt;b&gt;: expert 0, 70.0% of the MACs" in comparison.text.value
+    assert "1 in a alone:</b> up_blocks.1.resnets.0" in comparison.text.value
+    assert "1 in &lt;b&gt; alone:</b> mid_block.attentions.0" in comparison.text.value
+    comparison.timestep.value = 2
+    assert comparison.text.value.count("alone:</b> none") == 2
+    assert all(".expert-1 " in view.pointer.value for view in comparison.views.values())
+
+
+def test_plans_of_different_backbones_are_refused() -> None:
+    with pytest.raises(PlanError, match="a and b: different layers"):
+        PlanComparison({"a": SMALL, "b": PLAN})

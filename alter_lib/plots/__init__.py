@@ -2,14 +2,17 @@
 and never shows anything."""
 
 from .evaluation import call_seconds, image_grid, image_rows, quality_against_macs, side_by_side
+from .evolution import dashboard, mask_evolution, routing_evolution
 from .hypernetworks import estimator_gradients, ratio_trials, sampling_constants
 from .layers import layer_macs
-from .plans import experts, macs_per_timestep, mask_distances, masks, overview, routing
+from .plans import experts, macs_per_timestep, mask_distances, masks, overview, plan_pair, routing
+from .runs import expert_counts, latency_bars, quality_front
 from .style import Saved, png, save
-from .training import live_curves, throughput, training_curves
+from .training import loss_comparison, throughput, training_curves
 
 __all__ = [
-    "Saved", "call_seconds", "estimator_gradients", "experts", "image_grid", "image_rows", "layer_macs", "live_curves",
-    "macs_per_timestep", "mask_distances", "masks", "overview", "png", "quality_against_macs", "ratio_trials",
-    "routing", "sampling_constants", "save", "side_by_side", "throughput", "training_curves",
+    "Saved", "call_seconds", "dashboard", "estimator_gradients", "expert_counts", "experts", "image_grid", "image_rows",
+    "latency_bars", "layer_macs", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution", "masks",
+    "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials", "routing",
+    "routing_evolution", "sampling_constants", "save", "side_by_side", "throughput", "training_curves",
 ]  # fmt: skip

@@ -16,6 +16,12 @@ if TYPE_CHECKING:  # drawing needs neither metrics nor a denoiser
     from ..diagnosis import Diagnosis
     from ..evaluation import EvaluationResult
 
+QUALITY = {
+    "fid_alexnet": "FID-AlexNet (lower is better)",
+    "proxy_text_score": "proxy text score (higher is better)",
+    "class_accuracy": "class accuracy (higher is better)",
+}
+
 
 def tiled(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     """[N, H, W, 3] uint8 as one picture of rows of `columns` images on white."""
@@ -93,11 +99,7 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
     The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
     """
     ax = panels(ax, 1, 2, 3.4)
-    labels = {"fid_alexnet": "FID-AlexNet (lower is better)", "proxy_text_score": "proxy text score (higher is better)",
-              "class_accuracy": "class accuracy (higher is better)"}  # fmt: skip
-    measured = {metric.name for metric in result.metrics}
-    labels = {name: label for name, label in labels.items() if name in measured}
-    for each, (name, label) in zip(ax, labels.items(), strict=True):
+    for each, (name, label) in zip(ax, quality_labels(result).items(), strict=True):
         controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
         for method, color in {"teacher": BLUE, "alter": RED, **dict.fromkeys(controls, GREEN)}.items():
             quality_curve(each, result, name, method, color)
@@ -112,13 +114,24 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
     return ax
 
 
-def quality_curve(ax: Axes, result: "EvaluationResult", name: str, method: str, color: str) -> None:
+def quality_labels(result: "EvaluationResult") -> dict[str, str]:
+    """{metric: axis label} of the two figures of quality that this evaluation has."""
+    measured = {metric.name for metric in result.metrics}
+    return {name: label for name, label in QUALITY.items() if name in measured}
+
+
+def quality_curve(
+    ax: Axes, result: "EvaluationResult", name: str, method: str, color: str, label: str = "", marker: str = "o"
+) -> None:
+    """One method over its numbers of steps. label: of the legend, the method's own where none is given."""
     points = [m for m in result.metrics if (m.name, m.method) == (name, method)]
     macs = [result.value("total_macs", method, m.steps) / 1e9 for m in points]
     values = np.array([m.value for m in points])
     low, high = np.array([m.interval for m in points]).T
-    ax.errorbar(macs, values, (values - low, high - values), color=color, marker="o", markersize=4, capsize=2,
-                label={"teacher": "teacher (unpruned)", "alter": "ALTER"}.get(method, method))  # fmt: skip
+    label = label or {"teacher": "teacher (unpruned)", "alter": "ALTER"}.get(method, method)
+    ax.errorbar(
+        macs, values, (values - low, high - values), color=color, marker=marker, markersize=4, capsize=2, label=label
+    )
     for x, y, m in zip(macs, values, points, strict=True):
         ax.annotate(f"{m.steps} steps", (x, y), (5, 5), textcoords="offset points", fontsize=7, color=color)
 

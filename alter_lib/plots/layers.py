@@ -34,15 +34,19 @@ def blocks(layers: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(label, members[0], members[-1]) for label, members in groups]
 
 
-def label_layers(ax: Axes, layers: Sequence[str], letters: bool = True) -> None:
-    """The x axis of `ax` counts layers: a letter a layer, a name a block, lines between blocks."""
+def label_layers(ax: Axes, layers: Sequence[str], letters: bool = True, stagger: bool = False) -> None:
+    """The x axis of `ax` counts layers: a letter a layer, a name a block, lines between blocks.
+
+    stagger: every other block's name stands lower, for narrow axes.
+    """
     ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.set_xticks(range(len(layers)), [letter_of(layer) for layer in layers] if letters else [], fontsize=6.5)
     ax.tick_params(axis="x", length=0, pad=2)
-    for label, first, last in blocks(layers):
+    for number, (label, first, last) in enumerate(blocks(layers)):
         if first:
             ax.axvline(first - 0.5, color=INK, linewidth=0.8)
-        ax.annotate(label, ((first + last) / 2, 0), (0, -16), xycoords=("data", "axes fraction"),
+        below = -26 if stagger and number % 2 else -16
+        ax.annotate(label, ((first + last) / 2, 0), (0, below), xycoords=("data", "axes fraction"),
                     textcoords="offset points", ha="center", va="top", fontsize=8)  # fmt: skip
 
 

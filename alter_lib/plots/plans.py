@@ -1,12 +1,13 @@
 """Figures of an ExpertPlan: masks (paper Fig. 4a), routing (Fig. 4b), MACs, distances and use of the experts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ..plan import ExpertPlan
 from .layers import label_layers
@@ -19,8 +20,11 @@ def served(plan: ExpertPlan) -> np.ndarray:
 
 
 @styled
-def masks(plan: ExpertPlan, ax: Axes | None = None) -> Axes:
-    """The mask picture (Fig. 4a), [experts x layers]: layers that run are shaded by their MACs, skipped ones blank."""
+def masks(plan: ExpertPlan, ax: Axes | None = None, stagger: bool = False) -> Axes:
+    """The mask picture (Fig. 4a), [experts x layers]: layers that run are shaded by their MACs, skipped ones blank.
+
+    stagger: names of blocks on two lines, for narrow axes.
+    """
     ax = axes(ax, 1.35 + 0.24 * plan.num_experts)
     costs = np.array(plan.cost.layers) / plan.cost.total * 100
     shown = np.where(plan.masks.numpy(), costs, np.nan)
@@ -29,7 +33,7 @@ def masks(plan: ExpertPlan, ax: Axes | None = None) -> Axes:
     ax.set_yticks(np.arange(1, plan.num_experts) - 0.5, minor=True)
     ax.grid(which="minor", color=FAINT, linewidth=0.6)
     ax.tick_params(which="minor", length=0)
-    label_layers(ax, plan.layer_names)
+    label_layers(ax, plan.layer_names, stagger=stagger)
     ratios = [macs / plan.cost.whole for macs in plan.expert_macs()]
     names = [f"{i}   {ratio:.0%}" for i, ratio in enumerate(ratios)]
     ax.set_yticks(range(plan.num_experts), names)
@@ -61,14 +65,40 @@ def routing(plan: ExpertPlan, ax: Axes | None = None, visited: Sequence[int] = (
 
 
 @styled
-def overview(plan: ExpertPlan, visited: Sequence[int] = ()) -> Figure:
-    """Masks above routing: all that a plan holds."""
+def overview(plan: ExpertPlan, visited: Sequence[int] = (), timestep: int | None = None) -> Figure:
+    """Masks above routing: all that a plan holds. timestep: its expert's row and its place are marked."""
     heights = (1.35 + 0.22 * plan.num_experts, 0.9 + 0.14 * plan.num_experts)
     figure = Figure((WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subplots(2, height_ratios=heights)
     masks(plan, above)
     routing(plan, below, visited)
+    if timestep is not None:
+        mark(plan, timestep, above, below)
     return figure
+
+
+@styled
+def plan_pair(plans: Mapping[str, ExpertPlan]) -> Figure:
+    """Masks and routing of two plans side by side. plans: {name: plan}."""
+    count = max(plan.num_experts for plan in plans.values())
+    figure = Figure((1.5 * WIDTH, 2.3 + 0.3 * count), layout="constrained")
+    ax = figure.subplots(2, len(plans), height_ratios=(1.4 + 0.2 * count, 0.9 + 0.1 * count), squeeze=False)
+    for (name, plan), (above, below) in zip(plans.items(), ax.T, strict=True):
+        masks(plan, above, stagger=True)
+        above.set_title(f"{name}: {plan.achieved_ratio:.2%} of the MACs")
+        routing(plan, below)
+        below.set_title("")
+    return figure
+
+
+def mark(plan: ExpertPlan, timestep: int, above: Axes, below: Axes) -> None:
+    """A frame around the row of the expert that serves `timestep`, a line at the timestep."""
+    expert = plan.expert(timestep)
+    frame = Rectangle((-0.5, expert - 0.5), len(plan.layer_names), 1, fill=False, edgecolor=RED, linewidth=2, zorder=5)
+    frame.set_clip_on(False)
+    above.add_patch(frame)
+    below.axvline(timestep, color=RED, linewidth=1.5)
+    below.set_title(f"Timestep {timestep} is served by expert {expert}: {plan.macs_ratio([timestep]):.1%} of the MACs")
 
 
 def timestep_axis(ax: Axes, plan: ExpertPlan, visited: Sequence[int] = ()) -> None:

@@ -2,7 +2,7 @@
 
 Figures are made without pyplot, so that no global state is kept and nothing is shown by itself:
 
-    save(plots.masks(plan), params, "04_masks")     # runs/<name>/figures/04_masks.png; a notebook displays the result
+    save(plots.masks(plan), params, "04_masks")  # runs/<name>/figures/04_masks.png and .pdf; displays the PNG
 """
 
 import functools
@@ -57,6 +57,7 @@ STYLE = {
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
     "savefig.dpi": DPI,
+    "pdf.fonttype": 42,  # text stays text: it can be searched, and edited for a paper
 }
 
 
@@ -112,22 +113,28 @@ class Saved:
 
 
 @styled
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG of DPI pixels an inch, without a date: equal figures give equal bytes."""
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as "png" (DPI pixels an inch) or "pdf" (vector), without a date: equal figures give equal bytes."""
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=DPI, metadata={"Software": None})
+    without = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[kind]
+    figure.savefig(target, format=kind, dpi=DPI, metadata=without)
     return target.getvalue()
 
 
+def png(figure: Figure) -> bytes:
+    return rendered(figure, "png")
+
+
 def save(drawn: Figure | Axes | Sequence[Axes], params: Params, name: str) -> Saved:
-    """Write runs/<name>/figures/`name`.png atomically. drawn: a figure, or axes of it."""
+    """Write runs/<name>/figures/`name`.png and .pdf, each atomically. drawn: a figure, or axes of it."""
     first = drawn if isinstance(drawn, Figure | Axes) else list(drawn)[0]
     figure = first if isinstance(first, Figure) else first.figure
     path = params.run_folder / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(png(figure))
-    os.replace(temporary, path)
+    for kind in ("pdf", "png"):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(rendered(figure, kind))
+        os.replace(temporary, path.with_suffix(f".{kind}"))
     return Saved(path, description(figure))
 
 

@@ -1,12 +1,21 @@
 """Training curves (paper Fig. 5) from history.csv."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from .style import BLUE, GREEN, MUTED, ORANGE, PINK, RED, axes, panels, styled
+from .style import BLUE, GREEN, MUTED, ORANGE, PALETTE, PINK, RED, axes, panels, styled
+
+LOSSES = {
+    "L_U": "(a) $L_U$: backbone",
+    "L_H": "(b) $L_H$: hypernetwork",
+    "L_balance": "(c) $L_{balance}$",
+    "L_ratio": "(d) $L_{ratio}$",
+}
+DASHES = ("-", "--", "-.", (0, (1, 1)))
 
 
 def smoothed(values: pd.Series) -> pd.Series:
@@ -19,6 +28,7 @@ def curve(ax: Axes, history: pd.DataFrame, column: str, color: str, label: str |
     known = history[["step", column]].dropna()
     ax.plot(known.step, known[column], color=color, alpha=0.2, linewidth=0.7)
     ax.plot(known.step, smoothed(known[column]), color=color, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def mark_end(ax: Axes, end: int) -> None:
@@ -35,9 +45,7 @@ def training_curves(history: pd.DataFrame, target: float, end: int, ax: Sequence
     history: rows of history.csv; target: p; end: T_end.
     """
     ax = panels(ax, 2, 3, 4.6)
-    names = {"L_U": "(a) $L_U$: backbone", "L_H": "(b) $L_H$: hypernetwork", "L_balance": "(c) $L_{balance}$",
-             "L_ratio": "(d) $L_{ratio}$"}  # fmt: skip
-    for each, (column, name), color in zip(ax, names.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+    for each, (column, name), color in zip(ax, LOSSES.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
         curve(each, history, column, color)
         each.set_title(name)
     ax[0].set_yscale("log")
@@ -63,22 +71,33 @@ def ratios(ax: Axes, history: pd.DataFrame, target: float) -> None:
     known = history.dropna(subset="sampled_ratio")
     ax.plot(known.step, known.sampled_ratio, color=ORANGE, linewidth=0.8, label="sampled masks")
     ax.axhline(target, color=MUTED, linestyle="--", linewidth=1, label=f"target {target:g}")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_title("active share of the MACs")
     ax.legend()
 
 
 @styled
-def live_curves(history: pd.DataFrame, target: float, end: int, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """L_U and the ratios so far: what one watches while training. ax: two."""
-    ax = panels(ax, 1, 2, 2.3)
-    curve(ax[0], history, "L_U", BLUE)
-    ax[0].set_yscale("log")
-    ax[0].set_title(f"$L_U$ at step {history.step.iloc[-1]}")
-    ratios(ax[1], history, target)
-    for each in ax:
+def loss_comparison(
+    histories: Mapping[str, pd.DataFrame], ends: Mapping[str, int] | None = None, ax: Sequence[Axes] | None = None
+) -> np.ndarray:
+    """Fig. 5(a)-(d) of several runs on the same axes: L_U, L_H, L_balance, L_ratio; a colour and a dash a run. ax: 4.
+
+    histories: {label: rows of history.csv}; ends: {label: T_end}, marked where given.
+    """
+    ax = panels(ax, 2, 2, 4.6)
+    for number, (label, history) in enumerate(histories.items()):
+        look = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
+        for each, column in zip(ax, LOSSES, strict=True):
+            known = history[["step", column]].dropna()
+            each.plot(known.step, smoothed(known[column]), label=label, **look)
+            if ends and label in ends:
+                each.axvline(ends[label], color=look["color"], linestyle=":", linewidth=0.9)
+    for each, name in zip(ax, LOSSES.values(), strict=True):
+        each.set_title(name)
+        each.set_xlabel("step")
         each.grid()
-        if history.step.iloc[-1] > end:
-            mark_end(each, end)
+    ax[0].set_yscale("log")
+    ax[0].legend()
     return ax
 
 

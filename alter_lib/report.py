@@ -1,27 +1,47 @@
-"""report.html of a run: one offline page, the summary first, then every executed notebook. Nothing is loaded from
-elsewhere and nothing runs (a Content-Security-Policy says so to the browser); at most 15 MB."""
+"""report.html of a run: one offline page, five plain answers first, then figures, files and every executed notebook.
+Nothing is loaded from elsewhere; at most 15 MB."""
 
-import base64
-import io
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import yaml
-from jinja2 import Environment
-from PIL import Image
 
 from . import report_cells
 from .params import Params
+from .plan import ExpertPlan
 from .progress import clock
 from .provenance import write_text
-from .report_findings import figure, findings, key_figures
+from .report_answers import answers
+from .report_findings import Finding, figure, findings, key_figures
+from .report_page import read_json, render
 
-LIMIT = 15_000_000  # bytes of the page
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+FILES = {  # in this order: what a pattern's files are
+    "alter/plan.json": "the plan: masks, routing, costs",
+    "alter/README.md": "model card of the pruned pipeline",
+    "metrics.json": "every figure, with unit, N, seed and interval",
+    "history.csv": "losses, ratio and speed of every training step",
+    "params.yaml": "all parameters, as they were used",
+    "provenance.json": "commit, versions, machine, seeds, times",
+    "notebooks/*.ipynb": "executed notebook",
+    "figures/*.png": "figure",
+    "figures/*.pdf": "the same figure, vector",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A link to a file of the run folder."""
+
+    name: str
+    href: str
+    what: str
+    kilobytes: str
 
 
 def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path:
@@ -31,36 +51,56 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
         stale: {stem of a notebook: why its executed copy is out of date}, said on the page.
     """
     folder, stale = params.run_folder, stale or {}
-    provenance = _json(folder / "provenance.json") or {}
-    metrics = (_json(folder / "metrics.json") or {}).get("metrics", [])
-    plan = _json(folder / "alter" / "plan.json")
+    provenance = read_json(folder / "provenance.json") or {}
+    evaluation = read_json(folder / "metrics.json") or {}
+    metrics, plan = evaluation.get("metrics", []), read_json(folder / "alter" / "plan.json")
     executed = sorted(path for path in (folder / "notebooks").glob("*.ipynb") if ".partial" not in path.suffixes)
-    seconds = provenance.get("wall_seconds", {})
-    page = _template().render(
+    seconds, judged = provenance.get("wall_seconds", {}), findings(params, plan, metrics)
+    columns = list(dict.fromkeys(key for metric in metrics for key in metric))
+    page = render(
+        "report.html.j2",
         name=params.run.name,
-        code_style=report_cells.CODE_STYLE,
         notes=[f"{stem} is not up to date ({reason}): figures below may be of other parameters or code."
                for stem, reason in stale.items() if any(path.stem == stem for path in executed)],
-        findings=findings(params, plan, metrics),
+        answers=answers(params, ExpertPlan.load(folder / "alter"), metrics) if plan else [],
+        findings=judged,
+        counts=counted(judged),
+        headline=headline(params, provenance),
         figures=key_figures(metrics),
-        metrics=metrics,
-        metric_columns=list(dict.fromkeys(key for metric in metrics for key in metric)),
-        facts=_facts(provenance),
+        metrics=[[figure(metric.get(column)) for column in columns] for metric in metrics],
+        metric_columns=columns,
+        evaluation_notes=evaluation.get("notes", []),
+        facts=facts(provenance),
         params=yaml.safe_dump(params.dump(), sort_keys=False, allow_unicode=True),
+        artefacts=list(files(folder)),
         notebooks=[_notebook(path, seconds.get(path.stem), stale.get(path.stem)) for path in executed],
     )  # fmt: skip
-    write_text(folder / "report.html", fit(page))
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def headline(params: Params, provenance: Mapping[str, Any]) -> str:
+    """What ran, on what, when and how long, in one line."""
+    hardware, seconds = provenance.get("hardware"), provenance.get("wall_seconds", {})
+    where = f" on {', '.join(hardware['gpus']) or hardware['cpu']}, {hardware['cores']} cores" if hardware else ""
+    total = sum(value for stem, value in seconds.items() if stem[:2].isdigit())  # "training" is part of a notebook's
+    return f"Backbone {params.backbone.id}{where}, {provenance.get('date', '')[:10]}, {clock(total)} in all."
 
 
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=False)
-    environment.filters["figure"] = figure
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+def counted(judged: Sequence[Finding]) -> str:
+    """ "2 aims reached, 0 missed; 1 left open (no target, or the figures don't decide)."."""
+    if not judged:
+        return "nothing to judge yet."
+    number = Counter(finding.verdict for finding in judged)
+    left = f"; {number['open']} left open (no target, or the figures don't decide)" if number["open"] else ""
+    return f"{number['reached']} reached, {number['missed']} missed{left}."
+
+
+def files(folder: Path) -> Iterator[File]:
+    for pattern, what in FILES.items():
+        for path in sorted(folder.glob(pattern)):
+            name = path.relative_to(folder).as_posix()
+            yield File(name, quote(name), what, f"{path.stat().st_size / 1000:,.1f}")
 
 
 def _notebook(path: Path, seconds: float | None, stale: str | None) -> dict[str, Any]:
@@ -71,11 +111,11 @@ def _notebook(path: Path, seconds: float | None, stale: str | None) -> dict[str,
     return {"stem": path.stem, "title": title, "cells": cells, "stale": stale, "seconds": seconds and clock(seconds)}
 
 
-def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What made the run, as rows of a table."""
     hardware, commit = provenance.get("hardware", {}), provenance.get("commit")
     state = f"{commit}{' with uncommitted changes' if provenance.get('dirty') else ''}" if commit else "no git checkout"
-    facts = {
+    found = {
         "command": provenance.get("command"),
         "source": state,
         "date": provenance.get("date"),
@@ -86,36 +126,8 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         "versions": _pairs(provenance.get("versions", {})),
         "wall time": ", ".join(f"{name} {clock(s)}" for name, s in provenance.get("wall_seconds", {}).items()),
     }
-    return [(key, str(value)) for key, value in facts.items() if value]
+    return [(key, str(value)) for key, value in found.items() if value]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
-
-
-def fit(page: str, limit: int = LIMIT) -> str:
-    """`page` within `limit` bytes: its largest PNGs turn into WebP, and what is still too large is left out, with a
-    line that says so."""
-    for shrink in (_as_webp, _left_out):
-        for uri in _largest(page):
-            if len(page.encode()) <= limit:
-                return page
-            page = page.replace(uri, shrink(uri))
-    return page
-
-
-def _largest(page: str) -> Sequence[str]:
-    return sorted(set(re.findall(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/=]+", page)), key=len, reverse=True)
-
-
-def _as_webp(uri: str) -> str:
-    target = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).save(target, "WEBP", quality=80)
-    small = report_cells.data_uri("image/webp", target.getvalue())
-    return min(uri, small, key=len)
-
-
-def _left_out(uri: str) -> str:
-    text = '<text y="20" font-size="14">A picture was left out to keep this page small: see the notebook.</text>'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="560" height="30">{text}</svg>'
-    return report_cells.data_uri("image/svg+xml", svg)

@@ -24,7 +24,6 @@ from pygments.lexers import PythonLexer
 
 from .params import ROOT
 
-CODE_STYLE = HtmlFormatter().get_style_defs(".highlight")
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/webp")
 _TAGS = {
     *"a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3".split(),

@@ -48,7 +48,7 @@ def figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
-def _interval(metric: Mapping[str, Any]) -> str:
+def interval(metric: Mapping[str, Any]) -> str:
     return figure(metric["value"]) + (f" {figure(metric['interval'])}" if "interval" in metric else "")
 
 
@@ -97,12 +97,12 @@ def _quality(params: Params, metrics: Sequence[Mapping[str, Any]]) -> Iterator[F
         where = f"{metric['steps']} steps, N = {metric['n']}"
         if metric["method"] != "alter":
             question = f"FID-AlexNet, control {metric['method']} / unpruned, {where}"
-            yield _judged(question, _interval(metric), "none", None)
+            yield _judged(question, interval(metric), "none", None)
         else:
             question = f"FID-AlexNet, ALTER / unpruned, {where}"
             aim = f"at most {target:g}" if target else "none"
             paper = " (paper, SD2.1, 20 steps: 17.14 / 17.37 on CC3M, 13.89 / 14.46 on COCO)"
-            yield _judged(question, _interval(metric), aim + paper, metric["value"] <= target if target else None)
+            yield _judged(question, interval(metric), aim + paper, metric["value"] <= target if target else None)
 
 
 def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             low, high = metric["interval"]
             question = f"FID-AlexNet at equal MACs: ALTER at {metric['steps']} steps / unpruned at {nearest}"
             reached = True if high <= 1 else False if low > 1 else None
-            yield _judged(question, _interval(metric), "at most 1, by the whole interval", reached)
+            yield _judged(question, interval(metric), "at most 1, by the whole interval", reached)
 
 
 def key_figures(metrics: Sequence[Mapping[str, Any]]) -> Figures | None:
@@ -128,7 +128,7 @@ def key_figures(metrics: Sequence[Mapping[str, Any]]) -> Figures | None:
         if metric["name"] in COLUMNS:
             title, divisor = COLUMNS[metric["name"]]
             row = rows.setdefault((metric["method"], metric.get("steps")), {})
-            row[title] = _interval({**metric, "value": metric["value"] / divisor})
+            row[title] = interval({**metric, "value": metric["value"] / divisor})
             if metric["name"] == "fid_alexnet":
                 row["N"] = figure(metric["n"])
     if not rows:

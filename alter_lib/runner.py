@@ -212,6 +212,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="run them even if nothing changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why; write nothing")
     parser.add_argument("--list", action="store_true", help="list the notebooks and stop")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="write one page that compares these run folders")
     return parser
 
 
@@ -244,6 +245,11 @@ def _main(options: argparse.Namespace) -> int:
     if options.list:
         for notebook in available:
             print(f"{notebook.stem:<18} {notebook.title()}")
+        return DONE
+    if options.compare:
+        from .report_compare import build_comparison
+
+        print(f"comparison: {_shown(build_comparison(options.compare))}")
         return DONE
     params = params_from_arguments(options)
     if options.out:  # typed in a shell: relative to where it was typed

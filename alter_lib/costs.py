@@ -1,6 +1,6 @@
 """What one forward of a denoiser costs, layer by layer: MACs, or nanoseconds on a device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ class CostTable:
         """The MACs of a loaded backbone, at its resolution and by its convention."""
         layers = tuple(layer.macs for layer in backbone.layers)
         return cls(layers, backbone.fixed_macs, backbone.macs_convention, tuple(backbone.resolution), denominator)
+
+    @classmethod
+    def budget_of(cls, backbone: "Backbone", denominator: Denominator = "total") -> Self:
+        """What its budget is counted in: latency where the backbone carries a table of it, else MACs."""
+        if backbone.latency is None:
+            return cls.of(backbone, denominator)
+        return replace(backbone.latency, denominator=denominator)
 
     @property
     def total(self) -> int:

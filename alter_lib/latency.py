@@ -32,7 +32,9 @@ def with_latency(backbone: Backbone, params: Params) -> Backbone:
         raise ParamsError(["cost.unit: latency is measured on a device that runs; meta does not"])
     path = params.run_folder / FILE_NAME
     if not path.exists():
-        write_text(path, json.dumps(asdict(profile(backbone, params.cost.batch_size)), indent=1) + "\n")
+        with torch.random.fork_rng():
+            measured = profile(backbone, params.cost.batch_size)
+        write_text(path, json.dumps(asdict(measured), indent=1) + "\n")
     table = read_table(path)
     if table.device != device_name(device):
         raise ParamsError([f"{path}: measured on {table.device}, this is {device_name(device)}; remove it to go on"])

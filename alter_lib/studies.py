@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from . import estimators, losses
 from .backbones import Backbone
+from .costs import CostTable
 from .hypernetwork import Hypernetwork
 from .params import Params
 
@@ -99,8 +100,8 @@ def ratio_trial(params: Params, backbone: Backbone, steps: int, masks: str, grad
     kind = {"constant": "constant_with_warmup"}.get(params.training.schedule, params.training.schedule)
     warmup = min(params.training.warmup_steps, steps)
     schedule = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-    costs = torch.tensor([float(layer.macs) for layer in backbone.layers])
-    fixed = float(backbone.fixed_macs) if params.cost.denominator == "total" else 0.0
+    table = CostTable.budget_of(backbone, params.cost.denominator)
+    costs, fixed = torch.tensor([float(cost) for cost in table.layers]), float(table.always)
     random = torch.Generator().manual_seed(params.run.seed)
     logits: list[torch.Tensor] = []
     net.generator.register_forward_hook(lambda _module, _inputs, output: logits.append(output))

@@ -11,9 +11,11 @@ from . import losses, skipping
 from .accelerator import make_accelerator
 from .adapters import add_adapters
 from .backbones import Backbone, load_backbone
+from .costs import CostTable
 from .data.latents import Batch, Batches, generator
 from .history import Clock, gpu_memory
 from .hypernetwork import Decisions, Hypernetwork
+from .latency import with_latency
 from .objective import Noised, Objective
 from .optimizers import NetworkOptimizer
 from .params import Params
@@ -31,7 +33,9 @@ class Trainer:
         self.accelerator = make_accelerator(params)
         self.execution = training.execution
         torch.manual_seed(params.run.seed)
-        self.backbone = backbone or load_backbone(params.backbone, device=str(self.device), cost=params.cost)
+        backbone = backbone or load_backbone(params.backbone, device=str(self.device), cost=params.cost)
+        with self.accelerator.main_process_first():  # one process measures, if any: the costs are the same on all
+            self.backbone = with_latency(backbone, params)
         self.modules = [layer.module for layer in self.backbone.layers]
         self.make_networks()
         self.batches = batches or Batches(self.backbone.pipeline, params.data, training.batch_size, params.run.seed)
@@ -70,8 +74,9 @@ class Trainer:
         chosen = options.model_dump(exclude={"num_experts", "timestep_embedding", "ratio_masks", "ratio_gradient"})
         net = Hypernetwork(options.num_experts, len(self.modules), self.e_t.shape[1], **chosen)
         self.net = net.to(self.device, dtype)
-        self.layer_macs = torch.tensor([layer.macs for layer in self.backbone.layers], dtype=dtype, device=self.device)
-        self.fixed_macs = float(self.backbone.fixed_macs) if self.params.cost.denominator == "total" else 0.0
+        costs = CostTable.budget_of(self.backbone, self.params.cost.denominator)
+        self.layer_macs = torch.tensor(costs.layers, dtype=dtype, device=self.device)  # or ns, by cost.unit
+        self.fixed_macs = float(costs.always)
         self.adapters = add_adapters(self.student, training.lora_rank) if training.lora_rank else None
         if training.compile != "none":
             teacher.compile(dynamic=False)

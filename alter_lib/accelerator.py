@@ -5,7 +5,7 @@ import importlib.util
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 
 from .params import Params, ParamsError, Training
 
@@ -45,14 +45,14 @@ def trackers(training: Training) -> list[str]:
     """training.trackers as accelerate takes them."""
     if training.trackers == "auto":
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    installed = [str(name) for name in get_available_trackers()]
-    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    if bad := [name for name in training.trackers if name not in installed]:
-        raise ParamsError(
-            [
-                f"training.trackers: {name} is not installed" if name in known else
-                f"training.trackers: {name!r} is not one of {' | '.join(known)}"
-                for name in bad
-            ]
-        )  # fmt: skip
+    known = set(LOGGER_TYPE_TO_CLASS)  # accelerate's, and those of register_tracker_class
+    missing = known.intersection(LoggerType.list()).difference(map(str, get_available_trackers()))
+    bad = [f"training.trackers: {name} is not installed" for name in training.trackers if name in missing]
+    bad += [
+        f"training.trackers: {name!r} is not one of {' | '.join(sorted(known))}"
+        for name in training.trackers
+        if name not in known
+    ]
+    if bad:
+        raise ParamsError(bad)
     return list(training.trackers)

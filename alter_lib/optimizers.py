@@ -82,12 +82,11 @@ class NetworkOptimizer:
         if self.max_grad_norm:
             clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
         if self.scaler:
-            before = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step()
-        if not self.scaler or self.scaler.get_scale() >= before:
+        if not self.scaler or norm.isfinite():
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()

@@ -81,6 +81,8 @@ def test_masked_and_sub_batch_execution_give_the_same_steps(params):
     rows = [[trainer.step() for trainer in trainers] for _ in range(2)]
     for sub_batch, masked in rows:
         for key, value in masked.items():
+            if key.endswith("seconds"):
+                continue
             assert sub_batch[key] == (value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=1e-6)), (
                 key
             )

@@ -236,9 +236,11 @@ def frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
     """No gradients for `parameters` inside."""
     for parameter in parameters:
         parameter.requires_grad_(False)
-    yield
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def detached(terms: Losses) -> Losses:

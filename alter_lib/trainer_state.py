@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("backbone", "cost", "data", "hypernetwork", "loss", "training")
 # How a run is executed, not what it computes: up to rounding the result stays the same
-EXECUTION = {("backbone", "device")} | {
+EXECUTION = {("backbone", "device"), ("data", "workers"), ("data", "cache_folder")} | {
     ("training", key)
     for key in ("checkpoint_every", "keep_checkpoints", "num_processes", "gradient_accumulation_steps",
                 "gradient_checkpointing", "compile", "trackers")

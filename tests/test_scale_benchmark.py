@@ -1,0 +1,99 @@
+"""The training benchmark: what each procedure runs, the figures by hand, and a procedure that does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_dit_pipeline import tiny_dit_pipeline
+from tiny_sd_pipeline import tiny_pipeline
+from tiny_training import tiny_params
+
+from alter_lib import benchmark_training
+from alter_lib.benchmark_training import UNITS, Bench, projected_days
+from alter_lib.params import Params
+
+
+@pytest.fixture(scope="module", params=["unet", "dit"])
+def params(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Params:
+    folder = tmp_path_factory.mktemp(request.param)
+    (tiny_pipeline() if request.param == "unet" else tiny_dit_pipeline()).save_pretrained(folder)
+    return tiny_params(folder, backbone__id=str(folder), backbone__weights="random")
+
+
+@pytest.fixture(scope="module")
+def bench(params: Params) -> Bench:
+    return Bench(params, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("procedure", "phase", "teacher", "student", "encodings"),
+    [("ours", "joint", 1, 2, 0), ("ours", "backbone", 1, 1, 0), ("authors", "joint", 2, 2, 2),
+     ("authors", "backbone", 1, 1, 1)],
+)  # fmt: skip
+def test_each_procedure_runs_what_its_units_count(
+    bench: Bench, procedure: str, phase: str, teacher: int, student: int, encodings: int
+) -> None:
+    networks = (bench.trainer.objective.teacher, bench.trainer.student, bench.trainer.backbone.pipeline.vae.encoder)
+    calls = dict.fromkeys(networks, 0)
+
+    def count(network: torch.nn.Module, *_: object) -> None:
+        calls[network] += 1
+
+    hooks = [network.register_forward_hook(count) for network in networks]
+    row = bench.step(procedure, phase)
+    for hook in hooks:
+        hook.remove()
+    assert list(calls.values()) == [teacher, student, encodings]
+    spent = sum(value for key, value in row.items() if key.endswith("_seconds"))
+    assert 0 < spent <= row["seconds"] and row.keys() >= {"data_seconds", "teacher_seconds", "backbone_seconds"}
+
+
+def test_units_by_hand() -> None:
+    """field.md: 1 + 1.65 + 1.95 = 4.6 and 2.95 at 0.65; the authors' 7 and 4, without what encodes."""
+    found = {key: units(0.65) for key, units in UNITS.items()}
+    assert found[("joint", "ours")] == pytest.approx(4.6) and found[("backbone", "ours")] == pytest.approx(2.95)
+    assert found[("joint", "authors")] == 7 and found[("backbone", "authors")] == 4
+
+
+def test_efficiency_by_hand(bench: Bench) -> None:
+    share = bench.active_share
+    assert 0.5 < share < 0.8  # random masks at 0.65 of whole layers
+    found = bench.efficiency("ours", "backbone", seconds=0.5)
+    macs = (1 + 3 * share) * 2 * bench.trainer.backbone.total_macs
+    assert found["images_per_second"] == 4 and found["tflops"] == pytest.approx(2 * macs / 0.5 / 1e12)
+
+
+def test_projected_days_by_hand(tmp_path: Path) -> None:
+    params = tiny_params(tmp_path, training__steps=100, training__hypernetwork_steps=40, training__batch_size=8)
+    phases = {name: {"ours": {"status": "measured", "seconds": {"median": value}}}
+              for name, value in (("joint", 3.0), ("backbone", 2.0))}  # fmt: skip
+    days = (40 * 3 + 60 * 2) * (8 / 4) / 86400
+    found = projected_days(params, phases, batch_size=4)
+    assert found == pytest.approx({"1": days, "2": days / 2, "8": days / 8})
+
+
+def test_the_command_writes_what_it_says(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file, out = tmp_path / "params.yaml", tmp_path / "out.json"
+    file.write_text(json.dumps(params.dump()))
+    options = ["--device", "cpu", "--batch-size", "2", "--repeats", "1", "--peak-tflops", "0.01"]
+    assert benchmark_training.main(["--params", str(file), *options, "--out", str(out)]) == 0
+    result, text = json.loads(out.read_text()), capsys.readouterr().out
+    ours = result["phases"]["joint"]["ours"]
+    assert ours["mfu"] == pytest.approx(ours["tflops"] / 0.01) and ours["status"] == "measured"
+    assert result["batch_size"] == 2 and result["device"] and result["macs"]["convention"] == "linear+conv+attention"
+    assert f"joint phase, ours: {ours['seconds']['median']:.3f} s" in text and "days for 12 steps" in text
+
+
+def test_a_procedure_that_does_not_fit_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = bench.step
+
+    def full(procedure: str, phase: str) -> dict[str, float]:
+        if procedure == "authors":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+        return step(procedure, phase)
+
+    monkeypatch.setattr(bench, "step", full)
+    found = bench.phase("backbone", 1)
+    assert found["authors"] == {"status": "out of memory: CUDA out of memory. Tried to allocate 2 GiB."}
+    assert found["ours"]["status"] == "measured" and "ours_over_authors" not in found

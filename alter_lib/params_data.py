@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlparse
 
 Source = Literal["emoji", "fashion", "image_folder", "webdataset", "hub", "coco", "cc3m", "imagenet"]
 EMBEDDED = ("emoji", "fashion")
@@ -38,4 +39,6 @@ def data_faults(data: Any, defaults: Mapping[str, Any]) -> list[str]:
         bad.append("crop: random needs cache_latents: false; a cache holds one crop of each picture")
     if data.streaming and not data.cache_latents:
         bad.append("streaming: true needs cache_latents: true; a stream has no way back to a picture")
+    if data.source in ("webdataset", "cc3m") and data.path and urlparse(data.path).scheme and not data.cache_latents:
+        bad.append("cache_latents: false needs shards on this disk; those of data.path are elsewhere")
     return bad

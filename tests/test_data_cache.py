@@ -241,6 +241,8 @@ def test_a_killed_cache_goes_on_and_ends_in_the_same_bytes(folder: Path, pipelin
     (piped / "00003.tar").unlink()
     os.link(folder / "laion" / "00003.tar", piped / "00003.tar")
     build(params, pipeline)
+    (line,) = fault(pipeline, folder, path="pipe:cat elsewhere.tar", cache_folder=cache)
+    assert "made with remote = 'pipe:cat " in line
     assert contents(cache) == contents(folder / "cache")
     assert before == {path.name: path.stat().st_mtime_ns for path in cache.glob("*-0000[0-2]*")}
 

@@ -214,6 +214,7 @@ def test_a_column_or_split_that_is_not_there_is_named(tmp_path: Path):
         ({"source": "coco", "path": "x", "cache_folder": "x"}, "data.split: None is not one of train2014 |"),
         ({"source": "cc3m", "path": "x", "cache_folder": "x", "split": "a"}, "data.split: 'a' does not go with"),
         ({"source": "hub", "path": "x", "cache_folder": "x", "crop": "random"}, "data.crop: random needs"),
+        ({"source": "cc3m", "path": "pipe:cat a", "cache_folder": "x", "cache_latents": False}, "elsewhere"),
         ({"source": "laion"}, "data.source: 'laion' is not one of emoji | fashion | image_folder | webdataset | hub"),
     ],
 )

@@ -1,7 +1,8 @@
 """Encodes a source once: latents (mirrored too) and text states into `data.cache_folder`, for training to memory-map.
 
 python -m alter_lib.data.cache --params params/sd21.yaml --set data.source=webdataset data.path=laion ...
-accelerate launch --num_processes 8 -m alter_lib.data.cache --params ...
+accelerate launch --multi_gpu --num_processes 8 -m alter_lib.data.cache --params ...
+torchrun --nproc_per_node 4 -m alter_lib.data.cache --params ...     # CPUs: accelerate launch starts one process there
 
 Each process encodes shards of the source; a shard is written whole or not at all, and the same command goes on after an
 interruption. Where data.cache_latents is false, the pictures are decoded once to find those that can't be used.
@@ -12,6 +13,7 @@ import shutil
 import sys
 import time
 
+import torch
 from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
@@ -33,7 +35,8 @@ def build(params: Params, pipeline: DiffusionPipeline | None = None) -> dict:
     if params.data.source in EMBEDDED:
         raise ParamsError([f"data.source: {params.data.source} is embedded: it is encoded when training starts"])
     state = PartialState(cpu=params.backbone.device == "cpu")
-    pipeline = pipeline or load_backbone(params.backbone, device="cpu", cost=params.cost).pipeline
+    torch.manual_seed(params.run.seed)  # as training does: random weights must be the same ones
+    pipeline = pipeline or load_backbone(params.backbone, device=str(state.device), cost=params.cost).pipeline
     source, folder = open_source(params.data, num_classes(pipeline) is not None), resolve(params.data.cache_folder)
     made = settings(pipeline, params.data, source.digest)
     if manifest := files.read_manifest(folder):
@@ -43,9 +46,6 @@ def build(params: Params, pipeline: DiffusionPipeline | None = None) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         files.write_manifest(folder, made, [], complete=False)
     state.wait_for_everyone()
-    for part in ("vae", "text_encoder"):
-        if encoder := getattr(pipeline, part, None):
-            encoder.to(state.device)
     builder = Builder(pipeline, params.data, source, folder)
     if state.is_main_process:
         print(expected(builder), flush=True)

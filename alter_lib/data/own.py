@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from ..params import Data, resolve
+from ..params import Data
 from .cache_files import Cache
 from .conditions import CachedTextConditions, ClassConditions, TextConditions
 from .encode import encode_images, resolution_of
 from .pictures import View
 from .records import Source
 from .settings import check_for_training, num_classes
-from .sources import open_source
+from .sources import at_hand, open_source
 from .transforms import decode, square
 
 
@@ -71,8 +71,7 @@ def open_own(
     Raises ParamsError where the cache is missing, unfinished or stale, or the source can't be opened.
     """
     classes = num_classes(pipeline)
-    at_hand = not data.cache_latents or resolve(data.path).exists()
-    source = open_source(data, classes is not None) if at_hand else None
+    source = open_source(data, classes is not None) if not data.cache_latents or at_hand(data) else None
     cache = Cache(check_for_training(pipeline, data, source and source.digest), data.limit)
     if data.cache_latents:
         latents = CachedLatents(cache)

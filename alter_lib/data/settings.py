@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from ..params import Data, ParamsError, resolve
 from .cache_files import read_manifest, weights_hash
 from .encode import resolution_of
+from .sources import at_hand
 
 COMMAND = "python -m alter_lib.data.cache --params FILE"
 SELECTING = ("source", "config", "split", "image_column", "caption_column", "label_column", "aesthetic_column",
@@ -23,7 +24,8 @@ def settings(pipeline: DiffusionPipeline, data: Data, digest: str | None) -> dic
     """All that the content of a cache depends on; digest: of the source, None where it can't be looked at."""
     classes = num_classes(pipeline)
     made: dict[str, Any] = {key: getattr(data, key) for key in SELECTING}
-    made |= {"source_hash": digest, "condition": "captions" if classes is None else f"{classes} class labels"}
+    made |= {"source_hash": digest, "remote": None if at_hand(data) else data.path}
+    made |= {"condition": "captions" if classes is None else f"{classes} class labels"}
     if data.cache_latents:
         made |= {
             "resolution": resolution_of(pipeline, data.resolution),
@@ -62,6 +64,7 @@ def check_for_training(pipeline: DiffusionPipeline, data: Data, digest: str | No
     needed, made = settings(pipeline, data, digest), manifest["settings"]
     spare = {
         "source_hash": digest is None,
+        "remote": made["remote"] is None,
         "limit": made["limit"] is None,
         "flip": not data.flip,
     }

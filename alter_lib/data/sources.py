@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset, load_from_disk
+from webdataset.shardlists import expand_urls
 
 from ..params import Data, ParamsError, resolve
 from .records import Source
 from .rows import Columns, StreamSource, TableSource, digest_of
-from .tars import TarSource
+from .tars import TarSource, is_local
 
 SCORE = "AESTHETIC_SCORE"  # as LAION-Aesthetics and img2dataset's copies of it call it
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -29,6 +30,11 @@ def open_source(data: Data, has_classes: bool) -> Source:
     return {"image_folder": image_folder, "coco": coco, "imagenet": imagenet, "hub": hub}[data.source](
         data, has_classes
     )
+
+
+def at_hand(data: Data) -> bool:
+    """Whether the files that `data.path` names are on this disk, some of them at least."""
+    return is_local(data.path) and any(Path(path).exists() for path in expand_urls(str(resolve(data.path))))
 
 
 def from_files(folder: Path, rows: list[dict[str, Any]]) -> TableSource:

@@ -78,10 +78,12 @@ class StaticGraphs:
     def dynamic_inside(self) -> bool:
         """True where an inner `forward` is somebody else's: DeepCache, diffusers' caches, sequential and group
         offloading choose anew in every call what runs, and each choice would be compiled again."""
-        return any(
-            "forward" in attributes and type(attributes["forward"]) is not self.ours
-            for attributes in map(vars, self.modules)
-        )
+        return any("forward" in vars(module) and self.foreign(module) for module in self.modules)
+
+    def foreign(self, module: nn.Module) -> bool:
+        """False for our own, and for the class's forward, which accelerate's hooks leave on the instance."""
+        forward = vars(module)["forward"]
+        return type(forward) is not self.ours and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def form(value: Any) -> Any:

@@ -52,7 +52,7 @@ def test_without_its_layers_a_pipeline_takes_no_plan_that_runs_them() -> None:
     plan = plan_without(pipe, UNUSED)
     plan.compact(pipe)  # applies the plan too
     whole = ExpertPlan.for_backbone(
-        wrap(pipe), torch.ones(1, 34, dtype=torch.bool), torch.zeros(1000, dtype=torch.long)
+        wrap(pipe), torch.ones(1, len(plan.layer_names), dtype=torch.bool), torch.zeros(1000, dtype=torch.long)
     )
     with pytest.raises(PlanError, match="experts: down_blocks.0.resnets.1 runs, but its weights were dropped"):
         apply_plan(pipe, whole)
@@ -72,7 +72,7 @@ def test_a_compact_pipeline_is_saved_as_one_and_loads(tmp_path: Path, capsys: py
     save_pipeline(pipe, None, tmp_path)
     assert json.loads((tmp_path / "plan.json").read_text())["dropped_layers"] == list(UNUSED)
     card = (tmp_path / "README.md").read_text()
-    assert "3 of 34 layers are not in this folder" in card and all(name in card for name in UNUSED)
+    assert "3 of 36 layers are not in this folder" in card and all(name in card for name in UNUSED)
     capsys.readouterr()
     loaded = load_pipeline(tmp_path)
     assert "newly initialized" not in capsys.readouterr().err

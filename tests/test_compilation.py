@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from planned_pipeline import LATENTS, TEXT, own_attributes, random_plan, sample, smallest_pipeline
 
@@ -55,11 +55,11 @@ def test_ten_experts_compile_once_each_and_never_again() -> None:
     masks[:8, :3] = torch.tensor([[i & 1, i & 2, i & 4] for i in range(8)]).bool()
     masks[8, 5] = masks[9, 4] = False
     masks[10] = masks[0]
-    plan = ExpertPlan.for_backbone(backbone, masks, torch.arange(11).repeat_interleave(91)[:1000])
+    plan = ExpertPlan.for_backbone(backbone, masks, (torch.arange(1000) // 90).clip(max=10))
     apply_plan(pipe, plan)
     run = {"guidance_scale": 1.0}
     expected = every_step(pipe)
-    assert len({plan.expert(int(t)) for t, _ in expected}) == 11
+    assert {plan.expert(t) for t, _ in expected} == set(range(11))
     apply_plan(pipe, plan, compile={"backend": backend, "fullgraph": True})
     warm_up(pipe, ["a", "b"], output_type="latent", **run)
     assert len(backend.sizes) == 10
@@ -89,13 +89,13 @@ def denoised(pipe: StableDiffusionPipeline, t: int) -> torch.Tensor:
 
 
 def test_each_form_of_the_inputs_has_its_graph_and_all_stay() -> None:
-    """Guidance doubles the batch, height changes the resolution, a scheduler the type of t; going back is free."""
+    """Guidance doubles the batch, height and width the resolution, a scheduler the type of t; going back is free."""
     pipe, backend = smallest_pipeline(), Counting()
     plan = two_experts(pipe)
     apply_plan(pipe, plan, compile=backend)
     euler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     stock = pipe.scheduler
-    forms = [{"guidance_scale": 1.0}, {"guidance_scale": 7.5}, {"guidance_scale": 1.0, "height": 64}]
+    forms = [{"guidance_scale": 1.0}, {"guidance_scale": 7.5}, {"guidance_scale": 1.0, "height": 64, "width": 48}]
     for number, run in enumerate(forms, 1):
         sample(pipe, **run)
         assert len(backend.sizes) == 2 * number
@@ -109,15 +109,17 @@ def test_each_form_of_the_inputs_has_its_graph_and_all_stay() -> None:
 
 
 def test_inductor_draws_what_eager_draws() -> None:
-    pipe = smallest_pipeline(attention=True)
-    backbone = wrap(pipe)
-    masks = torch.ones(1, len(backbone.layers), dtype=torch.bool)
-    masks[0, ::3] = False
-    plan = ExpertPlan.for_backbone(backbone, masks, torch.zeros(1000, dtype=torch.long))
+    """One expert of a UNet of one stage: each kernel of a larger one takes a C++ compiler seconds."""
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None,
+    ).eval()  # fmt: skip
+    pipe = StableDiffusionPipeline(**{**smallest_pipeline().components, "unet": unet}, requires_safety_checker=False)
+    plan = two_experts(pipe)
     apply_plan(pipe, plan)
-    expected = denoised(pipe, 500)
+    expected = denoised(pipe, 300)
     apply_plan(pipe, plan, compile=True)
-    torch.testing.assert_close(denoised(pipe, 500), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(denoised(pipe, 300), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_another_dtype_under_a_compiled_plan() -> None:
@@ -171,13 +173,14 @@ def test_it_comes_off_without_a_trace_and_leaks_nothing() -> None:
     """Graphs of earlier rounds are freed; without compilation not even a patch is left."""
     pipe, backend = smallest_pipeline(), Counting()
     before, attributes, plan = denoised(pipe, 300), own_attributes(pipe.unet), two_experts(pipe)
-    for _ in range(4):
+    for _ in range(6):
         apply_plan(pipe, plan, compile=backend)
         denoised(pipe, 300)
         remove_plan(pipe)
     assert torch.equal(denoised(pipe, 300), before) and own_attributes(pipe.unet) == attributes
     gc.collect()
-    assert len(backend.graphs) == 4 and sum(graph() is not None for graph in backend.graphs) <= 1
+    alive = sum(graph() is not None for graph in backend.graphs)
+    assert len(backend.graphs) == 6 and alive <= 2  # dynamo itself holds on to the latest
 
 
 def test_apply_and_remove_leave_no_object_behind() -> None:

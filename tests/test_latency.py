@@ -12,15 +12,17 @@ from tiny_sd_pipeline import tiny_pipeline
 from alter_lib import ExpertPlan, PlanError, apply_plan, doctor, load_params
 from alter_lib.backbones import load_backbone, wrap
 from alter_lib.costs import CostTable
+from alter_lib.hypernetwork import Decisions
 from alter_lib.latency import device_name, profile, read_table, with_latency
 from alter_lib.params import ParamsError
+from alter_lib.trainer import Trainer
 
 BACKBONE = wrap(tiny_pipeline())
 N_L = len(BACKBONE.layers)
 
 
-def in_latency(costs: tuple[int, ...] = tuple(range(1, N_L + 1)), fixed: int = 405) -> ExpertPlan:
-    """Expert 0 runs the first half of the layers, expert 1 all. Nanoseconds by hand: 1..34, 405 for the rest."""
+def in_latency(costs: tuple[int, ...] = tuple(range(1, N_L + 1)), fixed: int = 334) -> ExpertPlan:
+    """Expert 0 runs the first half of the layers, expert 1 all. Nanoseconds by hand: 1..36, 334 for the rest."""
     table = CostTable(costs, fixed, "by hand", (8, 8), unit="latency", device="abacus")
     masks = torch.ones(2, N_L, dtype=torch.bool)
     masks[0, 17:] = False
@@ -47,8 +49,8 @@ def test_larger_layers_take_longer() -> None:
 
 def test_the_budget_is_in_latency_and_macs_stay_macs() -> None:
     plan = in_latency()
-    # expert 0 runs 1 + ... + 17 = 153 of 595 ns, expert 1 all 595; the fixed part is 405 of 1000
-    assert plan.achieved_ratio == pytest.approx(((405 + 153) / 1000 + 1) / 2)
+    # expert 0 runs 1 + ... + 17 = 153 of 666 ns, expert 1 all 666; the fixed part is 334 of 1000
+    assert plan.achieved_ratio == pytest.approx(((334 + 153) / 1000 + 1) / 2)
     assert plan.budget is plan.latency and plan.cost == CostTable.of(BACKBONE)
     macs = [layer.macs for layer in BACKBONE.layers]
     share = (BACKBONE.fixed_macs + sum(macs[:17])) / BACKBONE.total_macs
@@ -72,7 +74,7 @@ def test_plan_json_records_both(tmp_path: Path) -> None:
         ExpertPlan.load(tmp_path)
     content["latency"]["layers"].pop()
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    with pytest.raises(PlanError, match="layers: 33 costs for 34 layers"):
+    with pytest.raises(PlanError, match="layers: 35 costs for 36 layers"):
         ExpertPlan.load(tmp_path)
 
 
@@ -86,7 +88,7 @@ def test_doctor_prints_both_ratios() -> None:
     plan = in_latency()
     apply_plan(BACKBONE.pipeline, plan)
     found = doctor(BACKBONE.pipeline, steps=4, measure=False)  # 751, 501, 501, 251, 1
-    assert found.latency_ratio == pytest.approx((3 + 2 * 0.558) / 5)
+    assert found.latency_ratio == pytest.approx((3 + 2 * 0.487) / 5)
     assert f"by the plan's table: {found.latency_ratio:.2%}" in str(found)
 
 
@@ -115,3 +117,20 @@ def test_another_device_or_none_is_refused(tmp_path: Path) -> None:
         with_latency(BACKBONE, params)
     with pytest.raises(ParamsError, match="cost.unit: latency is measured on a device that runs"):
         with_latency(load_backbone("sd21", "random", device="meta"), params)
+
+
+def test_training_counts_its_ratio_in_latency(tmp_path: Path) -> None:
+    """S(m) of the trainer, its plan and its history are of the table that the run measured."""
+    tiny_pipeline().save_pretrained(tmp_path / "pipeline")
+    params = load_params("params/smoke.yaml", {
+        "cost.unit": "latency", "run.out": str(tmp_path), "backbone.id": str(tmp_path / "pipeline"), "data.limit": 8,
+        "training.batch_size": 4, "backbone.device": "cpu",
+    })  # fmt: skip
+    trainer = Trainer(params)
+    table = read_table(params.run_folder / "latency.json")
+    masks = (torch.arange(len(table.layers)) % 2 == 0).float()
+    uniform = Decisions(masks.expand(2, -1), torch.eye(2)[[0] * 1000])
+    on = sum(table.layers[::2]) + table.fixed
+    assert trainer.active(uniform).item() == pytest.approx(on / table.total, rel=1e-5)
+    assert trainer.current_plan().latency == table
+    assert trainer.step()["ratio"] == pytest.approx(trainer.current_plan().achieved_ratio)

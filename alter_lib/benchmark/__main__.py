@@ -53,13 +53,13 @@ def run_case(workload: Workload, batch_size: int, plan: ExpertPlan | None, plans
     if reason := workload.missing():
         return facts | {"status": reason, "rows": []}
     backbone = workload.load()
-    plan = plan if plan and fits(plan, backbone) else None
-    found = facts | {"status": "measured", "plan": "learned" if plan else "random masks, 10 experts",
-                     "convention": backbone.macs_convention,
-                     "rows": measure(workload, backbone, plan, batch_size, repeats)}  # fmt: skip
+    kind = "learned" if plan and fits(plan, backbone) else "random masks, 10 experts"
+    plan = plan if kind == "learned" else random_plan(backbone, workload.ratio, 0, num_experts=10)
+    calls, compiled = batch_size * (2 if workload.guided else 1), batch_size in workload.compiled
+    found = facts | {"status": "measured", "plan": kind, "convention": backbone.macs_convention,
+                     "rows": measure(backbone, plan, calls, workload.steps, repeats, compiled)}  # fmt: skip
     if plans:
         visited = visited_timesteps(backbone.pipeline.scheduler, workload.steps[-1])
-        calls = batch_size * (2 if workload.guided else 1)
         found["random_plans"] = random_plans(backbone, workload.ratio, visited, calls, plans, repeats)
         found["latency_budget"] = latency_budget(workload, backbone, visited, calls, repeats)
     return found

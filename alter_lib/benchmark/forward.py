@@ -37,8 +37,7 @@ def random_plan(backbone: Backbone, ratio: float, seed: int, num_experts: int = 
     """Random masks at `ratio` of the total MACs (or of the latency, where the backbone carries a table of it), on equal
     intervals of timesteps."""
     random, total = np.random.default_rng(seed), backbone.num_train_timesteps
-    costs = backbone.latency or CostTable.of(backbone)
-    masks = [random_mask(costs, ratio, random) for _ in range(num_experts)]
+    masks = [random_mask(CostTable.budget_of(backbone), ratio, random) for _ in range(num_experts)]
     return ExpertPlan.for_backbone(backbone, torch.tensor(masks), torch.arange(total) * num_experts // total, ratio)
 
 

@@ -4,8 +4,9 @@ Each method is a handful of distinct calls and how often a sampler makes each; c
 """
 
 import copy
+import importlib.util
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,7 @@ from ..inference import apply_plan
 from ..plan import ExpertPlan
 from ..schedules import visited_timesteps
 from ..timing import Call, call_at, interleaved, random_inputs
-from .forward import random_plan, spread
-from .workloads import Workload
+from .forward import spread
 
 DEEPCACHE_INTERVAL = 3  # a full call, then two that run the outermost layers alone
 TOME_RATIO = 0.5  # of the tokens merged: Table 9's middle row
@@ -132,48 +132,65 @@ def bk_sdm(bench: Bench, small: bool) -> Method:
     return Method(name, {None: bench.call(slim)}, lambda visited: {None: len(visited)}, lambda _: share)
 
 
-def methods(bench: Bench, compiled: bool) -> list[Method]:
-    """All methods that the denoiser and the device can run."""
-    device, plan = bench.inputs[0].device.type, bench.plan
-    found = [
-        unpruned(bench),
-        all_ones(bench),
-        pruned(bench, "ALTER"),
-        pruned(bench, "ALTER, channels last", channels_last=True),
-        pruned(bench, "ALTER, fused projections", fuse_projections=True),
-    ]
+def methods(bench: Bench, compiled: bool) -> dict[str, Callable[[], Method]]:
+    """What builds each method that the denoiser, the device and the installed packages can run, by name."""
+    on_cuda = bench.inputs[0].device.type == "cuda"
+    found = {
+        "unpruned": lambda: unpruned(bench),
+        "all-ones plan": lambda: all_ones(bench),
+        "ALTER": lambda: pruned(bench, "ALTER"),
+        "ALTER, channels last": lambda: pruned(bench, "ALTER, channels last", channels_last=True),
+        "ALTER, fused projections": lambda: pruned(bench, "ALTER, fused projections", fuse_projections=True),
+    }
     if isinstance(bench.backbone.denoiser, UNet2DConditionModel):
-        found += [bk_sdm(bench, small=False), bk_sdm(bench, small=True)]
-        found += [tome(bench), pruned(bench, "ALTER + ToMe 0.5", tome=True)]
-        found += [deepcache(bench), deepcache(bench, plan)]
+        found |= unet_methods(bench)
     if compiled:
-        found += [unpruned(bench, "unpruned, compiled", backend="inductor")]
-        found += [pruned(bench, "ALTER, compiled", compile=True)]
-    if compiled and device == "cuda":
+        found["unpruned, compiled"] = lambda: unpruned(bench, "unpruned, compiled", backend="inductor")
+        found["ALTER, compiled"] = lambda: pruned(bench, "ALTER, compiled", compile=True)
+    if compiled and on_cuda:
         graphs = {"mode": "reduce-overhead"}
-        found += [unpruned(bench, "unpruned, CUDA graphs", **graphs)]
-        found += [pruned(bench, "ALTER, CUDA graphs", compile=graphs)]
+        found["unpruned, CUDA graphs"] = lambda: unpruned(bench, "unpruned, CUDA graphs", **graphs)
+        found["ALTER, CUDA graphs"] = lambda: pruned(bench, "ALTER, CUDA graphs", compile=graphs)
+    return found
+
+
+def unet_methods(bench: Bench) -> dict[str, Callable[[], Method]]:
+    found = {
+        "BK-SDM-Base": lambda: bk_sdm(bench, small=False),
+        "BK-SDM-Small": lambda: bk_sdm(bench, small=True),
+        "ToMe 0.5": lambda: tome(bench),
+        "ALTER + ToMe 0.5": lambda: pruned(bench, "ALTER + ToMe 0.5", tome=True),
+    }
+    if importlib.util.find_spec("DeepCache"):  # of the extra `deploy`
+        name = f"DeepCache, interval {DEEPCACHE_INTERVAL}"
+        found |= {name: lambda: deepcache(bench), f"ALTER + {name}": lambda: deepcache(bench, bench.plan)}
     return found
 
 
 def measure(
-    workload: Workload, backbone: Backbone, plan: ExpertPlan | None, batch_size: int, repeats: int
+    backbone: Backbone,
+    plan: ExpertPlan,
+    denoiser_batch: int,
+    steps: Sequence[int],
+    repeats: int,
+    compiled: bool = False,
+    names: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each method and number of steps. plan: None for random masks of 10 experts at workload.ratio."""
-    plan = plan or random_plan(backbone, workload.ratio, 0, num_experts=10)
-    visited = {steps: visited_timesteps(backbone.pipeline.scheduler, steps) for steps in workload.steps}
-    calls = batch_size * (2 if workload.guided else 1)
-    inputs = random_inputs(backbone.pipeline, backbone.resolution, calls)
+    """A row for each method (`names`: of these alone, `unpruned` among them) and number of steps of the pipeline's
+    sampler."""
+    visited = {number: visited_timesteps(backbone.pipeline.scheduler, number) for number in steps}
+    inputs = random_inputs(backbone.pipeline, backbone.resolution, denoiser_batch)
     bench = Bench(backbone, plan, inputs, list(dict.fromkeys(t for each in visited.values() for t in each)))
-    found = methods(bench, compiled=batch_size in workload.compiled)
+    found = [build() for name, build in methods(bench, compiled).items() if names is None or name in names]
     keyed = {(method.name, key): call for method in found for key, call in method.calls.items()}
-    seconds = interleaved(keyed, backbone.denoiser.device, repeats, description=f"{workload.name}, batch {batch_size}")
+    seconds = interleaved(keyed, backbone.denoiser.device, repeats, description=f"methods, batch {denoiser_batch}")
     reference = np.array(seconds["unpruned", None])
-    facts = {"denoiser_batch": calls, "sampler": type(backbone.pipeline.scheduler).__name__}
+    facts = {"denoiser_batch": denoiser_batch, "sampler": type(backbone.pipeline.scheduler).__name__}
     return [
-        {"method": method.name, "steps": steps, "calls": len(each), **facts} | figures(method, each, seconds, reference)
+        {"method": method.name, "steps": number, "calls": len(each), **facts}
+        | figures(method, each, seconds, reference)
         for method in found
-        for steps, each in visited.items()
+        for number, each in visited.items()
     ]
 
 

@@ -7,6 +7,7 @@ from .hypernetworks import estimator_gradients, ratio_trials, sampling_constants
 from .layers import layer_macs
 from .plans import experts, macs_per_timestep, mask_distances, masks, overview, plan_pair, routing
 from .runs import expert_counts, latency_bars, quality_front
+from .speed import speedups
 from .style import Saved, png, save
 from .training import loss_comparison, throughput, training_curves
 
@@ -14,5 +15,5 @@ __all__ = [
     "Saved", "call_seconds", "dashboard", "estimator_gradients", "expert_counts", "experts", "image_grid", "image_rows",
     "latency_bars", "layer_macs", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution", "masks",
     "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials", "routing",
-    "routing_evolution", "sampling_constants", "save", "side_by_side", "throughput", "training_curves",
+    "routing_evolution", "sampling_constants", "save", "side_by_side", "speedups", "throughput", "training_curves",
 ]  # fmt: skip

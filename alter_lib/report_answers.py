@@ -46,7 +46,7 @@ def answers(params: Params, plan: ExpertPlan, metrics: Sequence[Mapping[str, Any
     pictures = data_uri("image/png", side.read_bytes()) if side.exists() else ""
     return [
         Answer("What was pruned?", "Whole layers, other ones at other timesteps.", what(plan)),
-        Answer("How much?", f"{1 - plan.achieved_ratio:.1%} of the MACs.", how_much(plan, metrics)),
+        Answer("How much?", f"{1 - plan.macs_ratio():.1%} of the MACs.", how_much(plan, metrics)),
         Answer("When?", "At every step of sampling; the timestep decides which layers.", when(plan), "",
                overview, description(drawn)),
         Answer("What did it cost in quality?", price(metrics), " ".join(quality(metrics)), "", pictures,
@@ -73,13 +73,15 @@ def between(values: Sequence[int]) -> str:
 
 def how_much(plan: ExpertPlan, metrics: Sequence[Mapping[str, Any]]) -> str:
     shares = [plan.expert_macs()[i] / plan.cost.whole for i in plan.routing.unique().tolist()]
-    target = "" if plan.target_ratio is None else f" (target {plan.target_ratio:.0%})"
+    target = "" if plan.target_ratio is None else f"target {plan.target_ratio:.0%}"
+    if plan.latency:  # then the target is of time
+        target = f"{plan.achieved_ratio:.1%} of the latency on {plan.latency.device}; {target}"
     visited = [f"{m['value']:.1%} over the timesteps that the sampler visits at {m['steps']} steps"
                for m in metrics if (m["name"], m["method"]) == ("macs_ratio", "alter")]  # fmt: skip
     height, width = plan.cost.resolution
     return (
-        f"{plan.achieved_ratio:.1%} stay, averaged over all "
-        f"{plan.num_train_timesteps} timesteps{target}{''.join(', ' + each for each in visited)}. A single expert runs "
+        f"{plan.macs_ratio():.1%} stay, averaged over all {plan.num_train_timesteps} timesteps "
+        f"({target or 'no target'}){''.join(', ' + each for each in visited)}. A single expert runs "
         f"{min(shares):.0%} to {max(shares):.0%}. Counted: {plan.cost.convention} at {height} x {width} latents, share "
         f"of the {'whole network' if plan.cost.denominator == 'total' else 'prunable layers'}."
     )
@@ -103,9 +105,11 @@ def when(plan: ExpertPlan) -> str:
 
 def price(metrics: Sequence[Mapping[str, Any]]) -> str:
     """In a few words: FID-AlexNet over the unpruned network's at as many steps."""
-    wanted = {("fid_alexnet_ratio", "alter", f"teacher@{m.get('steps')}"): m for m in metrics}
-    ratios = [f"{m['value']:.2f} times the unpruned network's FID-AlexNet at {m['steps']} steps"
-              for key, m in wanted.items() if (m["name"], m["method"], m.get("against")) == key]  # fmt: skip
+    ratios = [
+        f"{m['value']:.2f} times the unpruned network's FID-AlexNet at {m['steps']} steps"
+        for m in metrics
+        if m["name"] == "fid_alexnet_ratio" and m["method"] == "alter" and m["against"] == f"teacher@{m['steps']}"
+    ]
     return f"{'; '.join(ratios)}." if ratios else "Not evaluated yet."
 
 

@@ -64,9 +64,9 @@ def findings(params: Params, plan: Mapping[str, Any] | None, metrics: Sequence[M
 
 
 def _budget(plan: Mapping[str, Any]) -> Finding:
-    target, achieved, cost = plan["target_ratio"], plan["achieved_ratio"], plan["cost"]
-    height, width = cost["resolution"]
-    question = f"Share of the {cost['denominator']} MACs that the plan leaves active"
+    target, achieved, cost = plan["target_ratio"], plan["achieved_ratio"], plan.get("latency") or plan["cost"]
+    (height, width), unit = plan["cost"]["resolution"], "latency" if plan.get("latency") else "MACs"
+    question = f"Share of the {plan['cost']['denominator']} {unit} that the plan leaves active"
     found = f"{achieved:.4f} over all timesteps ({cost['convention']}, {height} x {width} latents)"
     if target is None:
         return _judged(question, found, "none", None)

@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import nbformat
 import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
 
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)  # a busy machine is no failure
 settings.load_profile("project")
@@ -77,6 +81,28 @@ def write_notebook() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def run_all() -> Callable[[Path], subprocess.CompletedProcess]:
+    """`run_all(out)`: run_all.py on params/smoke.yaml, its run folder below `out`."""
+
+    def execute(out: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "run_all.py", "--params", "params/smoke.yaml", "--out", str(out)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+
+    return execute
+
+
+@pytest.fixture(scope="session")
+def smoke_run(
+    run_all: Callable[[Path], subprocess.CompletedProcess], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess]:
+    """The run folder of all notebooks on params/smoke.yaml, executed once for all tests, and how that ended."""
+    out = tmp_path_factory.mktemp("runs")
+    done = run_all(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out / "smoke", done
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,9 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     tracker = folder / ".settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}')  # else cells outside the window are not in the page
+    notifications = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    notifications.parent.mkdir(parents=True)
+    notifications.write_text('{"fetchNews": "false"}')  # else a question covers part of the page
     environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / ".settings")
     options = ["--no-browser", "--port=0", "--allow-root", "--expose-app-in-browser", f"--notebook-dir={folder}"]
     with (folder / "lab.log").open("w") as log:
@@ -278,7 +281,7 @@ def test_screenshots_of_the_notebook(lab, theme: str) -> None:
                  f"JupyterLab {theme}")  # fmt: skip
     lab.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=f"JupyterLab {theme}")
     for width in WIDTHS:
-        lab.set_viewport_size({"width": width, "height": 1000})
+        lab.set_viewport_size({"width": width, "height": 2400})  # all of a widget at once
         lab.evaluate("hide => window.jupyterapp.shell[hide ? 'collapseLeft' : 'expandLeft']()", width < 1000)
         time.sleep(1)  # the layout settles
         widget = inspector(lab)
@@ -317,7 +320,7 @@ def contrast(first: str, second: str) -> float:
 @pytest.fixture(scope="module")
 def pages(run: Path) -> dict[str, Path]:
     """The run's report, and the comparison of the run with a copy of it under another name."""
-    build_report(load_params(run / "params.yaml"))
+    build_report(load_params(run / "params.yaml", {"run.out": str(run.parent), "run.name": run.name}))
     twin = run.with_name("twin")
     twin.mkdir(exist_ok=True)
     for name in ("params.yaml", "metrics.json", "grid.npz", "history.csv", "provenance.json", "alter/plan.json"):

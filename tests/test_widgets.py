@@ -114,7 +114,7 @@ def test_timestep_chooses_its_expert_and_lists_its_layers(t: int) -> None:
     assert inspector.expert.value == expert
     text = inspector.view.text.value
     assert f"Timestep {t} is served by expert {expert}" in text and f"{PLAN.macs_ratio([t]):.1%}" in text
-    active, skipped = text.split("<br>")[1:]
+    active, skipped = text.removesuffix("</div>").split("<br>")[1:]
     assert re.findall(r"([\w.]+) \(", active) == list(running) and f"{len(running)} active" in active
     assert re.findall(r"([\w.]+) \(", skipped) == [name for name in NAMES if name not in running]
     assert [toggle.value for toggle in inspector.what_if.layers] == PLAN.masks[expert].tolist()

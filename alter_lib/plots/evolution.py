@@ -27,7 +27,7 @@ def mask_evolution(history: PlanHistory, like: ExpertPlan, ax: Sequence[Axes] | 
     for each, index in zip(ax, chosen, strict=False):
         shown = history.masks[index]
         each.imshow(shown, cmap=ListedColormap(["white", BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="none")
-        each.set_title(f"step {history.steps[index]}: {history.plan(index, like).achieved_ratio:.1%} of the MACs")
+        each.set_title(f"step {history.steps[index]}: {history.plan(index, like).macs_ratio():.1%} of the MACs")
         each.set(xticks=[0, shown.shape[1] - 1], yticks=[0, shown.shape[0] - 1])
         each.spines[:].set_visible(True)
     for unused in ax[len(chosen) :]:

@@ -85,7 +85,7 @@ def plan_pair(plans: Mapping[str, ExpertPlan]) -> Figure:
     ax = figure.subplots(2, len(plans), height_ratios=(1.4 + 0.2 * count, 0.9 + 0.1 * count), squeeze=False)
     for (name, plan), (above, below) in zip(plans.items(), ax.T, strict=True):
         masks(plan, above, stagger=True)
-        above.set_title(f"{name}: {plan.achieved_ratio:.2%} of the MACs")
+        above.set_title(f"{name}: {plan.macs_ratio():.2%} of the MACs")
         routing(plan, below)
         below.set_title("")
     return figure

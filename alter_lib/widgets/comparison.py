@@ -9,6 +9,7 @@ from .. import plots
 from ..plan import ExpertPlan
 from ..plan_file import PlanError
 from .view import PlanView, WithPicture, note, row, timestep_slider
+from .words import paragraph
 
 
 class PlanComparison(WithPicture):
@@ -26,9 +27,11 @@ class PlanComparison(WithPicture):
             raise PlanError(f"{' and '.join(self.plans)}: different layers or timesteps, nothing to compare")
         self.play, self.timestep = timestep_slider(first.num_train_timesteps)
         self.views = {name: PlanView(plan) for name, plan in self.plans.items()}
+        for view in self.views.values():
+            view.text.layout.display = "none"  # what differs is said once, above both
         self.text = widgets.HTML()
-        columns = [widgets.VBox([note(f"<b>{escape(name)}</b>: {view.plan.achieved_ratio:.2%} of the MACs"), view],
-                                layout={"flex": "1 1 460px", "min_width": "0"})
+        columns = [widgets.VBox([note(f"<b>{escape(name)}</b>: {view.plan.macs_ratio():.2%} of the MACs"), view],
+                                layout={"flex": "1 1 400px", "min_width": "0"})
                    for name, view in self.views.items()]  # fmt: skip
         super().__init__([row(self.play, self.timestep), self.text, row(*columns)])
         self.timestep.observe(self._point, "value")
@@ -56,4 +59,4 @@ def difference_text(plans: Mapping[str, ExpertPlan], t: int) -> str:
     for name, mine, other in zip(names, active, reversed(active), strict=True):
         alone = [layer for layer in layers if layer in mine - other]
         lines.append(f"<b>{len(alone)} in {escape(name)} alone:</b> {escape(', '.join(alone)) or 'none'}")
-    return "<br>".join(lines)
+    return paragraph("<br>".join(lines))

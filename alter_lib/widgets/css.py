@@ -4,9 +4,9 @@ from ..plots.style import BLUE, RED
 
 STYLE = f"""<style>
 .alter-plan {{ line-height: 1.25; font-size: 12px; overflow-x: auto; }}
-.alter-plan .row {{ display: grid; grid-template-columns: 6.6em minmax(230px, 3fr) minmax(140px, 2fr); column-gap: 12px;
+.alter-plan .row {{ display: grid; grid-template-columns: 6.6em minmax(180px, 3fr) minmax(110px, 2fr); column-gap: 12px;
   border-radius: 3px; outline: 2px solid transparent; outline-offset: -1px; }}
-.alter-plan .curve {{ grid-template-columns: 6.6em minmax(382px, 1fr); margin-top: 10px; }}
+.alter-plan .curve {{ grid-template-columns: 6.6em minmax(302px, 1fr); margin-top: 10px; }}
 .alter-plan .name {{ padding: 3px 0 3px 1.5em; white-space: nowrap; position: relative; }}
 .alter-plan .name b {{ display: inline-block; min-width: 1.4em; }}
 .alter-plan .field {{ position: relative; }}

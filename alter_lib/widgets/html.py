@@ -92,14 +92,14 @@ def macs_curve(plan: ExpertPlan, visited: Sequence[int] = ()) -> str:
     """Active MACs at each timestep, 0 to 100 %; dashed: the mean over all; ticks below: `visited` by a sampler."""
     shares = [100 * (1 - macs / plan.cost.whole) for macs in plan.expert_macs()]
     steps = "".join(f"V{shares[expert]:.4g}H{last + 1}" for _, last, expert in encode_routing(plan.routing.tolist()))
-    mean = 100 * (1 - plan.achieved_ratio)
+    mean = 100 * (1 - plan.macs_ratio())
     ticks = "".join(f'<path class="visit" d="M{t + 0.5} 100V91"/>' for t in sorted(set(visited)))
     total, start = plan.num_train_timesteps, shares[int(plan.routing[0])]
     lines = f'<path class="rule" d="M0 {mean:.4g}H{total}"/><path class="line" d="M0 {start:.4g}{steps}"/>{ticks}'
     field = f'<div class="field">{stretched(total, 100, lines)}<i class="cursor"></i></div>'
     return (
         f'<div class="row curve"><div class="name">active MACs<br>0 to 100 %<br>mean - - -<br>'
-        f"{plan.achieved_ratio:.2%}</div>{field}</div>"
+        f"{plan.macs_ratio():.2%}</div>{field}</div>"
     )
 
 

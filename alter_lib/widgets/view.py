@@ -66,7 +66,7 @@ def row(*children: widgets.Widget) -> widgets.Box:
 
 
 def note(text: str) -> widgets.HTML:
-    return widgets.HTML(f'<div style="line-height: 1.35">{text}</div>')
+    return widgets.HTML(words.paragraph(text))
 
 
 def png_of(plan: ExpertPlan, visited: Sequence[int], t: int) -> bytes:

@@ -112,8 +112,8 @@ class WhatIf(widgets.VBox):
     def _say(self, text: str) -> None:
         count = len(differences(self.before, self.plan))
         self.said.value = note(
-            f"{escape(text)} <b>{self.plan.achieved_ratio:.2%} of the MACs over all timesteps</b> "
-            f"({self.before.achieved_ratio:.2%} before; {count} change{'s' if count != 1 else ''})."
+            f"{escape(text)} <b>{self.plan.macs_ratio():.2%} of the MACs over all timesteps</b> "
+            f"({self.before.macs_ratio():.2%} before; {count} change{'s' if count != 1 else ''})."
         ).value
 
     def _save(self) -> None:
@@ -126,6 +126,8 @@ class WhatIf(widgets.VBox):
         self.generate.disabled = True
         try:
             drawn = {"before": self._draw(self.before), "after": self._draw(self.plan)}
+        except PlanError as error:
+            return self._say(f"Not drawn. {error}.")
         finally:
             self.generate.disabled = False
         figure = plots.image_rows(drawn, [f"seed {i}" for i in range(PICTURES)])
@@ -141,9 +143,10 @@ class WhatIf(widgets.VBox):
         try:
             return sampler.draw([self.prompt.value] * PICTURES, range(PICTURES))
         finally:
-            remove_plan(self.pipeline)
             if applied:
                 apply_plan(self.pipeline, applied)
+            else:
+                remove_plan(self.pipeline)
 
 
 def button(text: str, action: Callable[[], None], tooltip: str) -> widgets.Button:
@@ -153,8 +156,9 @@ def button(text: str, action: Callable[[], None], tooltip: str) -> widgets.Butto
 
 
 def layer_toggle(plan: ExpertPlan, layer: int) -> widgets.ToggleButton:
+    gone = plan.layer_names[layer] in plan.dropped_layers  # its weights are not there: it can't be switched on
     toggle = widgets.ToggleButton(
-        tooltip=layer_text(plan, layer), description=letter_of(plan.layer_names[layer]), layout=TOGGLE
+        disabled=gone, tooltip=layer_text(plan, layer), description=letter_of(plan.layer_names[layer]), layout=TOGGLE
     )
     set_toggle(toggle, False)
     return toggle
@@ -169,7 +173,12 @@ def set_toggle(toggle: widgets.ToggleButton, runs: bool) -> None:
 def layer_groups(plan: ExpertPlan, toggles: list[widgets.ToggleButton]) -> widgets.Box:
     """The toggles by block, each block with its name."""
     groups = [
-        widgets.HBox([widgets.Label(label, layout={"min_width": "52px"}), *toggles[first : last + 1]])
+        widgets.HBox(
+            [
+                widgets.Label(label, layout={"min_width": "52px", "margin": "1px 2px 1px 10px"}),
+                *toggles[first : last + 1],
+            ]
+        )
         for label, first, last in blocks(plan.layer_names)
     ]
     return row(*groups)

@@ -6,6 +6,11 @@ from html import escape
 from ..plan import CostTable, ExpertPlan
 
 
+def paragraph(text: str) -> str:
+    """Running text: JupyterLab gives widgets the line height of a control."""
+    return f'<div style="line-height: 1.4">{text}</div>'
+
+
 def amount(macs: float) -> str:
     """MACs with a unit: 1.234e9 -> "1.234 GMACs"."""
     units = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -29,7 +34,7 @@ def description(plan: ExpertPlan, t: int, expert: int) -> str:
     for word, wanted in (("active", True), ("skipped", False)):
         names = [f"{escape(name)} ({each / cost.total:.1%})" for name, each, runs in named if runs == wanted]
         lines.append(f"<b>{len(names)} {word}:</b> {', '.join(names) or 'none'}")
-    return "<br>".join(lines)
+    return paragraph("<br>".join(lines))
 
 
 def calls(plan: ExpertPlan, visited: Sequence[int]) -> str:
@@ -40,7 +45,7 @@ def calls(plan: ExpertPlan, visited: Sequence[int]) -> str:
     cells = "".join(f'<span title="call {i}: t = {t}, {macs[expert] / costs.whole:.1%} of the MACs">{expert}</span>'
                     for i, (t, expert) in enumerate(zip(visited, experts, strict=True), 1))  # fmt: skip
     said = ", ".join(map(str, sorted(set(experts))))
-    return (
+    return paragraph(
         f"<b>{len(visited)} calls visit {'experts' if len(set(experts)) > 1 else 'expert'} {said}: {amount(used)} of "
         f"{amount(whole)} = {used / whole:.2%}</b> of the whole network's, for one picture without guidance (with it, "
         f'twice that). The expert of each call, noise to image:<div class="alter-calls">{cells}</div>'

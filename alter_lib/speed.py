@@ -79,7 +79,7 @@ def method_table(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     ]  # fmt: skip
     done = {row[:2] for row in rows}
     for result in found:
-        rows += [(case["name"], case["batch_size"], case["status"], *[None] * 10) for case in result["workloads"]
+        rows += [(case["name"], case["batch_size"], case["status"], *[None] * 9) for case in result["workloads"]
                  if not case["rows"] and (case["name"], case["batch_size"]) not in done]  # fmt: skip
     columns = ["workload", "batch", "method", "steps", "calls", "MACs, share", "ms a call", "time, share",
                "its quartile range", "ideal speedup", "measured speedup", "device"]  # fmt: skip

@@ -13,7 +13,17 @@ from tiny_sd_pipeline import tiny_pipeline
 from alter_lib import benchmark, load_backbone, speed
 from alter_lib.backbones import wrap
 from alter_lib.benchmark import __main__ as command
-from alter_lib.benchmark.methods import Bench, all_ones, bk_sdm, deepcache, figures, methods, pruned, unpruned
+from alter_lib.benchmark.methods import (
+    Bench,
+    all_ones,
+    bk_sdm,
+    bk_sdm_config,
+    deepcache,
+    figures,
+    methods,
+    pruned,
+    unpruned,
+)
 from alter_lib.costs import CostTable
 from alter_lib.params import load_params
 from alter_lib.patching import patch_of
@@ -121,9 +131,7 @@ def test_bk_sdm_is_the_published_architecture() -> None:
     sizes = []
     for small in (False, True):
         with torch.device("meta"):
-            slim = UNet2DConditionModel.from_config(
-                {**config, "layers_per_block": 1} | ({"mid_block_type": None} if small else {})
-            )
+            slim = UNet2DConditionModel.from_config(bk_sdm_config(config, small))
         sizes.append(round(sum(p.numel() for p in slim.parameters()) / 1e9, 2))
     assert sizes == [0.58, 0.49]
 

@@ -15,6 +15,7 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import PyramidAttentionBroadcastConfig
 from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, apply_first_block_cache
 from diffusers.hooks import apply_pyramid_attention_broadcast as apply_pyramid
+from diffusers.models.cache_utils import CacheMixin
 from planned_pipeline import LATENTS, PLAN, TEXT, counted, random_plan, sample, smallest_pipeline
 from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
@@ -157,12 +158,12 @@ def test_first_block_cache_over_a_plan_of_a_dit() -> None:
     with torch.no_grad():
         expected = dit(*inputs).sample
         apply_first_block_cache(dit, FirstBlockCacheConfig(threshold=0.5))
-        HookRegistry.check_if_exists_or_initialize(dit)._set_context("cond")
         calls = dict.fromkeys(range(8), 0)
         for i, block in enumerate(dit.transformer_blocks):
             block.attn1.register_forward_pre_hook(lambda *_, i=i: calls.update({i: calls[i] + 1}))
-        assert torch.equal(dit(*inputs).sample, expected)  # nothing cached yet
-        torch.testing.assert_close(dit(*inputs).sample, expected)  # all but block 0 from the cache
+        with CacheMixin.cache_context(dit, "cond"):
+            assert torch.equal(dit(*inputs).sample, expected)  # nothing cached yet
+            torch.testing.assert_close(dit(*inputs).sample, expected)  # all but block 0 from the cache
     assert calls == {0: 2, 1: 0, 2: 1, 3: 0, 4: 1, 5: 0, 6: 1, 7: 0}
 
 

@@ -116,10 +116,16 @@ def deepcache(bench: Bench, plan: ExpertPlan | None = None) -> Method:
                                                        for i, t in enumerate(visited)))  # fmt: skip
 
 
+def bk_sdm_config(config: Mapping[str, Any], small: bool) -> dict[str, Any]:
+    """Of a UNet's configuration; private keys are left out, since diffusers would restore its defaults by them."""
+    public = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {**public, "layers_per_block": 1} | ({"mid_block_type": None} if small else {})
+
+
 def bk_sdm(bench: Bench, small: bool) -> Method:
     """BK-SDM's architectures: one residual-attention pair fewer in each stage; -Small has no middle block either."""
     denoiser = bench.backbone.denoiser
-    config = {**denoiser.config, "layers_per_block": 1} | ({"mid_block_type": None} if small else {})
+    config = bk_sdm_config(denoiser.config, small)
     with torch.device(denoiser.device):
         slim = UNet2DConditionModel.from_config(config).to(denoiser.dtype).eval().requires_grad_(False)
     with torch.device("meta"):

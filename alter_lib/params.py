@@ -209,7 +209,8 @@ class Evaluation(Section):
     images_per_prompt: Count = 1
     reference: Text | None = None  # real images: a folder, or an npz of the ADM evaluator
     image_format: Literal["npz", "png"] = "npz"  # how drawn images are kept
-    resolution: Count | None = None  # px that images are squashed to before every metric; null: as they are
+    # px that images are squashed to before every metric, no fewer than AlexNet can see; null: as they are
+    resolution: Annotated[int, Field(ge=32), NotBool] | None = None
     resize: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"  # Pillow's, which are antialiased
     metrics: tuple[MetricName, ...] = ()  # beside MACs and the deviation from the teacher; embedded: a fixed set
     weights: Annotated[str, Field(min_length=1)] = "weights"  # folder of the extractors' weights

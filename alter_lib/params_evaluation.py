@@ -21,8 +21,9 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
     """One line `key: what is wrong` for each key of an evaluation section that its protocol has no use for."""
     found = []
     if values.protocol == "embedded":
-        found += [f"{key}: {shown(getattr(values, key))} has no part in the embedded protocol; use {shown(defaults[key])}"
-                  for key in AT_SCALE if getattr(values, key) != defaults[key]]  # fmt: skip
+        for key in AT_SCALE:
+            if (value := getattr(values, key)) != (default := defaults[key]):
+                found.append(f"{key}: {shown(value)} has no part in the embedded protocol; use {shown(default)}")
     else:
         if values.teacher_results:
             found.append(f"teacher_results: {values.teacher_results} holds figures of the embedded protocol; use null")
@@ -32,7 +33,8 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
             found += [f"metrics: {name} needs prompts, imagenet has class labels" for name in values.metrics
                       if name in OF_TEXT]  # fmt: skip
     if values.num_images % values.images_per_prompt:
-        found.append(f"num_images: {values.num_images} is not a multiple of images_per_prompt ({values.images_per_prompt})")
+        rule = f"a multiple of images_per_prompt ({values.images_per_prompt})"
+        found.append(f"num_images: {values.num_images} is not {rule}")
     return found
 
 

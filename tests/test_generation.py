@@ -1,13 +1,23 @@
 """Generation for the metrics: image i depends on (seed, i) and its prompt alone, and nothing is drawn twice."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib.evaluation.generation import Sampler, generate, image_seed, make_scheduler, weights_hash
+from alter_lib.evaluation.generation import (
+    Sampler,
+    draw_missing,
+    generate,
+    image_seed,
+    make_scheduler,
+    weights_hash,
+)
+from alter_lib.evaluation.image_store import ImageStore
 from alter_lib.params import ParamsError, Sampling
 
 PROMPTS = ["red apple", "ghost", "pizza", "house", "snail"]
@@ -130,3 +140,54 @@ def test_schedulers_keep_the_settings_of_the_pipeline_and_are_put_back(pipeline,
 def test_an_unknown_scheduler_is_one_line(pipeline) -> None:
     with pytest.raises(ParamsError, match="sampling.scheduler: 'NoSuchScheduler' is not a scheduler of diffusers"):
         make_scheduler(pipeline, "NoSuchScheduler")
+
+
+def noise_and_pixels(
+    pipeline, monkeypatch: pytest.MonkeyPatch, size: int, count: int
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Initial noise [count, 4, 8, 8] and images of prompts 0..count-1, drawn in batches of `size`."""
+    noise, prepare = [], pipeline.prepare_latents
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(64)]
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "prepare_latents", lambda *a, **k: noise.append(prepare(*a, **k)) or noise[-1].clone())
+        drawer = sampler(pipeline, steps=1)
+        batches = [drawer.draw(prompts, range(first, min(first + size, count))) for first in range(0, count, size)]
+    return torch.cat(noise), np.concatenate(batches)
+
+
+def test_noise_is_bit_identical_and_pixels_are_close_in_batches_of_1_7_and_64(pipeline, monkeypatch) -> None:
+    noise, images = noise_and_pixels(pipeline, monkeypatch, 64, 64)
+    for size, count in ((1, 8), (7, 14)):
+        other, pixels = noise_and_pixels(pipeline, monkeypatch, size, count)
+        assert torch.equal(other, noise[:count])
+        assert (np.abs(pixels.astype(int) - images[:count].astype(int)) <= 1).mean() >= 0.999
+
+
+def draw_as_one_of_two(home: Path, prompts: list[str]) -> None:
+    """What each of two processes does."""
+    torch.set_num_threads(1)
+    draw_missing(sampler(tiny_pipeline()), prompts, ImageStore(home), "x", processes=PartialState())
+
+
+def test_one_and_two_processes_draw_the_same_bits(pipeline, tmp_path: Path) -> None:
+    prompts = PROMPTS[:5]
+    alone = ImageStore(tmp_path / "one")
+    draw_missing(sampler(pipeline), prompts, alone, "x")
+    debug_launcher(draw_as_one_of_two, (tmp_path / "two", prompts), num_processes=2)
+    both = ImageStore(tmp_path / "two")
+    assert both.present() == set(range(5))
+    assert (both.read(range(5)) == alone.read(range(5))).all()
+
+
+@pytest.mark.parametrize("image_format", ["npz", "png"])
+def test_a_killed_process_leaves_the_same_bits_to_the_next(pipeline, tmp_path: Path, monkeypatch, image_format) -> None:
+    """Process 1 of 2 dies after its first batch; one process then draws the rest."""
+    whole, cut = (ImageStore(tmp_path / name, image_format) for name in ("whole", "cut"))
+    draw_missing(sampler(pipeline), PROMPTS, whole, "x")
+    second = SimpleNamespace(process_index=1, num_processes=2, wait_for_everyone=lambda: None)
+    draw_missing(sampler(pipeline), PROMPTS, cut, "x", processes=second)
+    assert cut.present() == {2, 3}
+    drawn = count_draws(monkeypatch)
+    draw_missing(sampler(pipeline), PROMPTS, cut, "x")
+    assert drawn == [[0, 1], [4]]
+    assert (cut.read(range(5)) == whole.read(range(5))).all()

@@ -85,7 +85,7 @@ def baselines_at_hand(params: Params) -> tuple[list[str], list[Missing]]:
             baseline_source(params.evaluation, name)
             found.append(name)
         except Unavailable as fault:
-            missing.append(Missing((name,), fault.what, fault.put, fault.get))
+            missing += [Missing((name,), *need) for need in fault.needs]
     return found, missing
 
 

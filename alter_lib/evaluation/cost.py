@@ -7,14 +7,16 @@ Counted so, without what norms and softmax do, SD2.1 has 1380.6 G, BK-SDM-v2 Bas
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import UNet2DConditionModel
-from torch import nn
 
-from ..backbones import ADAPTERS, Backbone, wrap
+from ..backbones import ADAPTERS, Backbone
 from ..backbones.loading import CONFIGS
 from ..backbones.macs import CONVENTIONS, LINEAR_CONV, WITH_ATTENTION, count_macs
 from ..params import Params
@@ -27,37 +29,48 @@ from .result import Metric
 PAPER = "linear+conv+attention, cross-attention as self-attention (Table 1)"
 
 
-def attention_products(denoiser: nn.Module, resolution: tuple[int, int], text_tokens: int) -> dict[str, int]:
-    """MACs of the attention matrix products by module path: of self-attentions `attn1` and cross-attentions `attn2`.
-
-    The network may be on any device: a copy on the meta device is counted.
-    """
+@lru_cache(maxsize=16)  # a count takes seconds, whatever the size of the network
+def counted(class_name: str, config: str, resolution: tuple[int, int], text_tokens: int) -> dict[str, Counter]:
+    """{convention: MACs of one call by module path ("" = all)} of a denoiser from its configuration (JSON) alone."""
     with torch.device("meta"):
-        copy = type(denoiser).from_config(denoiser.config)
-    inputs = ADAPTERS[type(denoiser).__name__].example_inputs(copy, resolution, text_tokens, "meta")
-    both, weights = (count_macs(copy, inputs, convention) for convention in (WITH_ATTENTION, LINEAR_CONV))
-    return {path: both[path] - weights[path] for path in both if path.endswith((".attn1", ".attn2"))}
+        denoiser = getattr(diffusers, class_name).from_config(json.loads(config))
+    inputs = ADAPTERS[class_name].example_inputs(denoiser, resolution, text_tokens, "meta")
+    found = {convention: count_macs(denoiser, inputs, convention) for convention in CONVENTIONS}
+    if class_name == "UNet2DConditionModel":
+        found[PAPER] = cross_as_self(found[WITH_ATTENTION], found[LINEAR_CONV])
+    return found
 
 
-def excess(products: dict[str, int], path: str) -> int:
-    """What Table 1's counter adds below a module: self-attention's products in place of cross-attention's."""
-    below = {name: macs for name, macs in products.items() if name.startswith(path + "." if path else "")}
-    crossed = [name for name in below if name.endswith(".attn2")]
-    return sum(below[name.removesuffix("2") + "1"] - below[name] for name in crossed)
+def cross_as_self(macs: Counter, weights: Counter) -> Counter:
+    """`macs` with the products of every cross-attention `attn2` replaced by those of the self-attention before it."""
+    found = Counter(macs)
+    for path in [path for path in macs if path.endswith(".attn2")]:
+        own = path.removesuffix("2") + "1"
+        more = (macs[own] - weights[own]) - (macs[path] - weights[path])
+        parts = path.split(".")
+        for above in (".".join(parts[:depth]) for depth in range(len(parts) + 1)):
+            if above in macs:
+                found[above] += more
+    return found
 
 
-@lru_cache(maxsize=8)
 def recounted(backbone: Backbone, convention: str) -> Backbone:
     """The same network with its MACs by another convention, the paper's Table 1 among them."""
-    if convention in CONVENTIONS:
-        return wrap(backbone.pipeline, convention, backbone.resolution)
-    whole = wrap(backbone.pipeline, WITH_ATTENTION, backbone.resolution)
     tokenizer = getattr(backbone.pipeline, "tokenizer", None)
-    tokens = tokenizer.model_max_length if tokenizer else 77
-    products = attention_products(backbone.denoiser, backbone.resolution, tokens)
-    layers = tuple(replace(layer, macs=layer.macs + excess(products, layer.name)) for layer in whole.layers)
-    total = whole.total_macs + excess(products, "")
-    return replace(whole, layers=layers, fixed_macs=total - sum(layer.macs for layer in layers), macs_convention=PAPER)
+    macs = counted(
+        backbone.class_name,
+        canonical(backbone.denoiser.config),
+        backbone.resolution,
+        tokenizer.model_max_length if tokenizer else 77,
+    )[convention]
+    layers = tuple(replace(layer, macs=macs[layer.name]) for layer in backbone.layers)
+    fixed = macs[""] - sum(layer.macs for layer in layers)
+    return replace(backbone, layers=layers, fixed_macs=fixed, macs_convention=convention)
+
+
+def canonical(config: Mapping[str, Any]) -> str:
+    """A configuration as JSON, without what only says where it was loaded from."""
+    return json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, sort_keys=True)
 
 
 def conventions(backbone: Backbone) -> list[str]:
@@ -71,9 +84,9 @@ def call_metrics(
     """macs_per_call by each convention: under a plan, the mean over the timesteps that `steps` visit."""
     timesteps, found = visited(params, backbone, steps), []
     for convention in conventions(backbone):
-        counted = recounted(backbone, convention)
-        share = plan.macs_ratio(timesteps, CostTable.of(counted)) if plan else 1.0
-        value = round(share * counted.total_macs)
+        network = recounted(backbone, convention)
+        share = plan.macs_ratio(timesteps, CostTable.of(network)) if plan else 1.0
+        value = round(share * network.total_macs)
         found.append(Metric("macs_per_call", method, value, steps, unit="MACs", macs_convention=convention))
     return found
 
@@ -81,11 +94,8 @@ def call_metrics(
 def baseline_macs(name: str, resolution: tuple[int, int]) -> dict[str, int]:
     """MACs of one call of a released baseline's UNet by convention, from its configuration alone."""
     config = json.loads((CONFIGS / "sd21" / "unet.json").read_text()) | BASELINE_CONFIGS[name]
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    inputs = ADAPTERS["UNet2DConditionModel"].example_inputs(unet, resolution, 77, "meta")
-    found = {convention: count_macs(unet, inputs, convention)[""] for convention in CONVENTIONS}
-    return found | {PAPER: found[WITH_ATTENTION] + excess(attention_products(unet, resolution, 77), "")}
+    macs = counted("UNet2DConditionModel", canonical(config), resolution, 77)
+    return {convention: counter[""] for convention, counter in macs.items()}
 
 
 def sampler_macs(params: Params, backbone: Backbone, steps: int, plan: ExpertPlan | None = None) -> int:

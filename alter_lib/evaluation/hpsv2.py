@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from ..params import Evaluation
-from .weights import optional_module, state_hash, weight_file
+from .weights import all_of, optional_module, state_hash, weight_file
 
 FILE = "HPS_v2_compressed.pt"
 URL = f"https://huggingface.co/xswu/HPSv2/resolve/main/{FILE}"
@@ -19,8 +19,9 @@ class HpsV2:
 
     def __init__(self, evaluation: Evaluation, device: torch.device | str, architecture: str = "ViT-H-14") -> None:
         """Raises Unavailable without open_clip or weights."""
-        library = optional_module("open_clip", "open-clip-torch")
-        path = weight_file(evaluation, FILE, URL)
+        library, path = all_of(
+            lambda: optional_module("open_clip", "open-clip-torch"), lambda: weight_file(evaluation, FILE, URL)
+        )
         self.model, _, self.prepare = library.create_model_and_transforms(architecture)
         content = torch.load(path, "cpu", weights_only=True)
         self.model.load_state_dict(content.get("state_dict", content))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..params import Evaluation, resolve
 from .extractors import Images
-from .weights import Unavailable
+from .weights import Need, Unavailable
 
 NAME = "ImageReward-v1.0"
 SCORE = f"""
@@ -37,7 +37,7 @@ class ImageReward:
         """Raises Unavailable when no interpreter is named or it can't import ImageReward."""
         put = "evaluation.preference_python"
         if evaluation.preference_python is None:
-            raise Unavailable("an environment with image-reward", put, "python -m venv; pip install image-reward")
+            raise Unavailable(Need("an environment with image-reward", put, "python -m venv; pip install image-reward"))
         self.python = str(resolve(evaluation.preference_python))
         try:
             tried = subprocess.run([self.python, "-c", "import ImageReward"], capture_output=True, text=True)
@@ -45,7 +45,8 @@ class ImageReward:
         except OSError as error:
             fault = f"{evaluation.preference_python}: {error.strerror}"
         if fault:
-            raise Unavailable(f"image-reward ({fault})", put, "pip install image-reward in an environment of its own")
+            get = "pip install image-reward in an environment of its own"
+            raise Unavailable(Need(f"image-reward ({fault})", put, get))
 
     def scores(self, images: Images, prompts: list[str]) -> np.ndarray:
         """[N]. Raises RuntimeError with the interpreter's last line when it fails."""

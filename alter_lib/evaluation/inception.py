@@ -9,7 +9,7 @@ import torch
 
 from ..params import Evaluation
 from .features import channels_first
-from .weights import optional_module, state_hash, weight_file
+from .weights import all_of, optional_module, state_hash, weight_file
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
@@ -24,8 +24,10 @@ class Inception:
 
     def __init__(self, evaluation: Evaluation, device: torch.device | str) -> None:
         """Raises Unavailable without torch-fidelity or weights."""
-        library = optional_module("torch_fidelity", "torch-fidelity")
-        path = weight_file(evaluation, FILE, URL, SHA256)
+        library, path = all_of(
+            lambda: optional_module("torch_fidelity", "torch-fidelity"),
+            lambda: weight_file(evaluation, FILE, URL, SHA256),
+        )
         self.network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         ).to(device)
@@ -50,8 +52,10 @@ class LegacyInception:
 
     def __init__(self, evaluation: Evaluation, device: torch.device | str) -> None:
         """Raises Unavailable without clean-fid or weights."""
-        library = optional_module("cleanfid.inception_pytorch", "clean-fid")
-        path = weight_file(evaluation, FILE, URL, SHA256)
+        library, path = all_of(
+            lambda: optional_module("cleanfid.inception_pytorch", "clean-fid"),
+            lambda: weight_file(evaluation, FILE, URL, SHA256),
+        )
         fetch = library.load_state_dict_from_url
         library.load_state_dict_from_url = lambda *_, **__: torch.load(
             path, "cpu", weights_only=True

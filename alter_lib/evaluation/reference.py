@@ -12,7 +12,7 @@ from ..params import Evaluation, ParamsError, resolve
 from .metrics import Moments
 from .prompts import PromptList
 from .resizing import read_files, resized
-from .weights import Unavailable
+from .weights import Need, Unavailable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 COCO_ID = re.compile(r"(\d{12})\.\w+$")  # COCO_val2014_000000000042.jpg, 000000000139.jpg
@@ -80,7 +80,7 @@ def load_reference(evaluation: Evaluation, prompts: PromptList | None) -> Refere
     Raises Unavailable when there is none, ParamsError for a place without images.
     """
     if evaluation.reference is None:
-        raise Unavailable("real images", "evaluation.reference: a folder or npz", "the data set of the prompts")
+        raise Unavailable(Need("real images", "evaluation.reference: a folder or npz", "the data set of the prompts"))
     path, where = resolve(evaluation.reference), evaluation.reference
     common = {"size": evaluation.resolution, "method": evaluation.resize}
     if path.suffix == ".npz" and path.is_file():
@@ -90,7 +90,7 @@ def load_reference(evaluation: Evaluation, prompts: PromptList | None) -> Refere
             raise ParamsError([f"evaluation.reference: {where} holds no arr_0; it has {', '.join(found)}"])
         return AdmArrays(where, path, found, **common)
     if not path.is_dir():
-        raise Unavailable("real images", where, "the data set of the prompts")
+        raise Unavailable(Need("real images", where, "the data set of the prompts"))
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if evaluation.protocol.startswith("coco") and prompts:
         wanted = set(prompts.ids)

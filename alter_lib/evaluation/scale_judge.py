@@ -88,7 +88,7 @@ class ScaleJudge:
         try:
             return make()
         except Unavailable as fault:
-            self.missing.append(Missing(tuple(metrics), fault.what, fault.put, fault.get))
+            self.missing += [Missing(tuple(metrics), *need) for need in fault.needs]
             return None
 
     @cached_property

@@ -3,9 +3,11 @@
 """
 
 import hashlib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,12 +16,33 @@ from ..assets import sha256
 from ..params import Evaluation, resolve
 
 
-class Unavailable(Exception):
+class Need(NamedTuple):
     """what: is missing; put: where it is looked for; get: where it comes from."""
 
-    def __init__(self, what: str, put: str, get: str) -> None:
-        super().__init__(f"{what}: put it at {put}; from {get}")
-        self.what, self.put, self.get = what, put, get
+    what: str
+    put: str
+    get: str
+
+
+class Unavailable(Exception):
+    """Something can't be measured for want of one or more `needs`."""
+
+    def __init__(self, *needs: Need) -> None:
+        super().__init__("; ".join(f"{need.what}: put it at {need.put}, from {need.get}" for need in needs))
+        self.needs = needs
+
+
+def all_of(*calls: Callable[[], Any]) -> list[Any]:
+    """What each call returns. Raises Unavailable with the needs of all that raise it."""
+    results, needs = [], []
+    for call in calls:
+        try:
+            results.append(call())
+        except Unavailable as fault:
+            needs += fault.needs
+    if needs:
+        raise Unavailable(*needs)
+    return results
 
 
 def weight_file(evaluation: Evaluation, name: str, url: str, sha256_prefix: str = "") -> Path:
@@ -30,11 +53,11 @@ def weight_file(evaluation: Evaluation, name: str, url: str, sha256_prefix: str 
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix)
         except (OSError, RuntimeError) as error:
-            raise Unavailable(f"{name}, the download failed ({first_line(error)})", put, url) from None
+            raise Unavailable(Need(f"{name}, the download failed ({first_line(error)})", put, url)) from None
     if not path.is_file():
-        raise Unavailable(name, put, url)
+        raise Unavailable(Need(name, put, url))
     if not (found := sha256(path)).startswith(sha256_prefix):
-        raise Unavailable(f"{name}: sha256 {found[:8]}... is not {sha256_prefix}..., the file is damaged", put, url)
+        raise Unavailable(Need(f"{name}, whole: the sha256 {found[:8]}... is not {sha256_prefix}...", put, url))
     return path
 
 
@@ -50,7 +73,7 @@ def missing_from_hub(evaluation: Evaluation, hub_id: str, error: Exception) -> U
     """What to say when `from_pretrained` of `hub_source` failed."""
     failed = f" ({first_line(error)})" if evaluation.download else ""
     put = f"{evaluation.weights}/{hub_id.split('/')[-1]}/"
-    return Unavailable(f"{hub_id}{failed}", put, f"https://huggingface.co/{hub_id}, or evaluation.download: true")
+    return Unavailable(Need(f"{hub_id}{failed}", put, f"https://huggingface.co/{hub_id}, or evaluation.download: true"))
 
 
 def optional_module(name: str, package: str) -> ModuleType:
@@ -60,9 +83,8 @@ def optional_module(name: str, package: str) -> ModuleType:
     except Exception as error:  # torchvision beside another build of torch raises a RuntimeError
         why = "" if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0] else first_line(error)
         what = f"package {package}" + (f" ({why})" if why else "")
-        raise Unavailable(
-            what, "the environment", "pip install -e .[eval], with a torchvision built for this torch"
-        ) from None
+        get = "pip install -e .[eval], with a torchvision built for this torch"
+        raise Unavailable(Need(what, "the environment", get)) from None
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib import benchmark, load_backbone, speed
+from alter_lib import apply_plan, benchmark, load_backbone, remove_plan, speed
 from alter_lib.backbones import wrap
 from alter_lib.benchmark import __main__ as command
 from alter_lib.benchmark.methods import (
@@ -101,6 +101,9 @@ def test_copies_share_weights_and_run_their_method_alone() -> None:
     plain, unet = unpruned(made), made.backbone.denoiser
     expected = plain.calls[None]()[0]
     planned, ones = pruned(made, "ALTER"), all_ones(made)
+    apply_plan(made.backbone.pipeline, made.plan)  # a pipeline that already runs under a plan has the same baseline
+    assert torch.equal(unpruned(made).calls[None]()[0], expected)
+    remove_plan(made.backbone.pipeline)
     assert torch.equal(plain.calls[None]()[0], expected) and patch_of(unet) is None
     assert torch.equal(ones.calls[0]()[0], made.call(unet, made.timesteps[-1])()[0])
     assert set(planned.calls) == {0, 1, 2} and not torch.equal(planned.calls[0]()[0], expected)

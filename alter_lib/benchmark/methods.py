@@ -20,7 +20,7 @@ from torch import nn
 from ..backbones import Backbone
 from ..backbones.macs import count_macs
 from ..compilation import Compilation
-from ..inference import apply_plan
+from ..inference import apply_plan, remove_plan
 from ..plan import ExpertPlan
 from ..schedules import visited_timesteps
 from ..timing import Call, call_at, interleaved, random_inputs
@@ -52,10 +52,12 @@ class Bench:
     timesteps: list[int]
 
     def twin(self, own_weights: bool = False) -> nn.Module:
-        """A copy of the denoiser that shares its parameters, unless it is to change them."""
+        """A copy of the denoiser that shares its parameters, unless it is to change them; without any plan."""
         denoiser = self.backbone.denoiser
         shared = [] if own_weights else [*denoiser.parameters(), *denoiser.buffers()]
-        return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in shared})
+        twin = copy.deepcopy(denoiser, {id(tensor): tensor for tensor in shared})
+        remove_plan(twin)
+        return twin
 
     def call(self, denoiser: nn.Module, t: int | None = None, forward: Callable | None = None) -> Call:
         device = self.inputs[0].device

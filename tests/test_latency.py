@@ -14,6 +14,7 @@ from alter_lib.backbones import load_backbone, wrap
 from alter_lib.costs import CostTable
 from alter_lib.hypernetwork import Decisions
 from alter_lib.latency import device_name, profile, read_table, with_latency
+from alter_lib.model_card import model_card
 from alter_lib.params import ParamsError
 from alter_lib.trainer import Trainer
 
@@ -134,3 +135,10 @@ def test_training_counts_its_ratio_in_latency(tmp_path: Path) -> None:
     assert trainer.active(uniform).item() == pytest.approx(on / table.total, rel=1e-5)
     assert trainer.current_plan().latency == table
     assert trainer.step()["ratio"] == pytest.approx(trainer.current_plan().achieved_ratio)
+
+
+def test_the_model_card_names_the_budget() -> None:
+    plan = in_latency()
+    card = model_card(BACKBONE.pipeline, plan, "x")
+    assert f"| active latency, the budget | {plan.achieved_ratio:.2%}, target 80.00% (abacus, by hand) |" in card
+    assert f"| active MACs | {plan.macs_ratio():.2%} of the whole network" in card and "(target" not in card

@@ -1,15 +1,18 @@
 """Exported experts run under onnxruntime as they do under PyTorch, with the weights on disk once."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planned_pipeline import LATENTS, TEXT, sample, smallest_pipeline
+from tiny_dit_pipeline import tiny_dit_pipeline
 
 from alter_lib import ExpertPlan, PlanError, apply_plan, remove_plan
 from alter_lib.backbones import wrap
 from alter_lib.export import ExportedExperts, data_spans, distinct_experts, export_experts
+from alter_lib.params import ROOT
 
 PIPE = smallest_pipeline(attention=True)
 BACKBONE = wrap(PIPE)
@@ -74,3 +77,28 @@ def test_an_export_needs_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> Non
     with pytest.raises(PlanError, match="export: no plan is applied"):
         export_experts(PIPE, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lines_of_the_docs_run_without_this_library(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in block)
+    assert "alter_lib" not in code and "torch" not in code
+    monkeypatch.chdir(exported.parent)
+    names: dict = {}
+    exec(code.replace("exported/", f"{exported.name}/"), names)
+    for t in (5, 500, 900):
+        found = names["denoise"](LATENTS.numpy(), t, TEXT.numpy())
+        assert np.array_equal(found, ExportedExperts(exported)(LATENTS.numpy(), t, TEXT.numpy()))
+
+
+def test_experts_of_a_dit(tmp_path: Path) -> None:
+    """Block 0 skipped, the embedder inside it alive; labels are integers, the timestep one a sample."""
+    pipe = tiny_dit_pipeline()
+    masks = torch.arange(8)[None] % 2 == 1
+    apply_plan(pipe, ExpertPlan.for_backbone(wrap(pipe), masks, torch.zeros(1000, dtype=torch.long)))
+    export_experts(pipe, tmp_path / "onnx")
+    x, labels = torch.randn(3, 4, 8, 8), torch.tensor([1, 7, 1000])
+    with torch.no_grad():
+        expected = pipe.transformer(x, torch.tensor([42]).expand(3), labels).sample
+    found = ExportedExperts(tmp_path / "onnx")(x.numpy(), 42, labels.numpy())
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)

@@ -16,6 +16,7 @@ from alter_lib import plots
 from alter_lib.evaluation.result import EvaluationResult, Grid, Metric
 from alter_lib.params import load_params
 from alter_lib.plan import CostTable, ExpertPlan
+from alter_lib.plan_history import PlanHistory
 from alter_lib.plots import style
 from alter_lib.plots.evaluation import expert_strip, tiled, wrapped
 from alter_lib.plots.layers import block_of, blocks
@@ -137,9 +138,83 @@ def test_training_curves(end: int) -> None:
     frame = history(6, end)
     ax = plots.training_curves(frame, 0.65, end)
     np.testing.assert_allclose(ax[0].lines[0].get_ydata(), frame.L_U)
-    assert plots.live_curves(frame, 0.65, end).shape == (2,)
     speeds = {0: "35 images/s after it", 3: "20 images/s with the hypernetwork, 50 images/s after it"}
     assert plots.throughput(frame, end).get_title("left") == f"Throughput: {speeds[end]} (medians)"
+
+
+def test_losses_of_several_runs_share_their_axes() -> None:
+    first, second = history(6, 3), history(4, 2)
+    ax = plots.loss_comparison({"p = 0.65": first, "p = 0.5": second}, {"p = 0.65": 3})
+    for line, frame in zip([line for line in ax[0].lines if len(line.get_xdata()) > 2], (first, second), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), frame.L_U)  # six steps: nothing to smooth over
+    assert [text.get_text() for text in ax[0].get_legend().get_texts()] == ["p = 0.65", "p = 0.5"]
+    assert [list(line.get_xdata()) for line in ax[1].lines if list(line.get_xdata()) == [3, 3]] == [[3, 3]]
+
+
+def plan_history() -> PlanHistory:
+    masks = np.array([np.ones((3, 4), bool), PLAN.masks.numpy()])
+    return PlanHistory(np.array([5, 10]), masks, np.array([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 0]]))
+
+
+def test_masks_over_training_show_each_step_with_its_ratio() -> None:
+    ax = plots.mask_evolution(plan_history(), PLAN)
+    assert [each.get_title("left") for each in ax] == ["step 5: 100.0% of the MACs", "step 10: 75.0% of the MACs"]
+    for each, masks in zip(ax, plan_history().masks, strict=True):
+        np.testing.assert_array_equal(each.images[0].get_array(), masks)
+    given = Figure().subplots(1, 3)
+    drawn = plots.mask_evolution(plan_history(), PLAN, given)
+    assert list(drawn) == list(given) and not given[2].get_visible()  # two steps for three places
+
+
+def test_routing_over_training_is_an_image_of_steps_and_timesteps() -> None:
+    ax = plots.routing_evolution(plan_history())
+    np.testing.assert_array_equal(ax.collections[0].get_array().reshape(6, 2).T, plan_history().routing)
+
+
+def test_dashboard_shows_the_plan_of_now_and_what_is_left() -> None:
+    figure = plots.dashboard(history(6, 3), PLAN, plan_history(), 3, "step 6 of 12")
+    assert figure.get_suptitle() == "step 6 of 12"
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert {"$L_U$: backbone", "active share of the MACs", "Routing while it was learned"} <= set(titles)
+
+
+def test_overview_marks_a_timestep_and_its_expert() -> None:
+    above, below = plots.overview(PLAN, timestep=3).axes[:2]
+    assert above.patches[-1].get_y() == 1 - 0.5  # the row of expert 1
+    assert below.get_title("left") == "Timestep 3 is served by expert 1: 55.0% of the MACs"
+
+
+def test_two_plans_stand_side_by_side() -> None:
+    other = make_plan([[1, 1, 1, 1]], [0] * 6)
+    figure = plots.plan_pair({"learned": PLAN, "all": other})
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert "learned: 75.00% of the MACs" in titles and "all: 100.00% of the MACs" in titles
+
+
+def test_front_has_the_teacher_once_and_a_point_a_run(tmp_path: Path) -> None:
+    result = evaluation_result(tmp_path)
+    ax = plots.quality_front({"a": result, "b": result})
+    assert ax[0].get_legend_handles_labels()[1] == ["teacher (unpruned)", "a", "b"]
+    np.testing.assert_allclose(ax[0].containers[2].lines[0].get_xydata(), [[2.6, 20]])
+    assert ax[0].containers[1].lines[0].get_marker() != ax[0].containers[2].lines[0].get_marker()
+
+
+def test_number_of_experts_stands_in_order_with_intervals_and_the_teacher(tmp_path: Path) -> None:
+    result = evaluation_result(tmp_path)
+    ax = plots.expert_counts({10: result, 5: result})
+    np.testing.assert_allclose(ax[0].containers[0].lines[0].get_xydata(), [[5, 20], [10, 20]])
+    np.testing.assert_allclose(ax[0].containers[0].lines[2][0].get_segments()[0], [[5, 19], [5, 22]])
+    assert ax[0].get_legend_handles_labels()[1] == ["unpruned, 20 steps"]
+
+
+def test_latency_bars_show_median_quartiles_and_macs() -> None:
+    found = {"macs_ratio": 0.64, "pruned_over_unpruned": {"median": 0.7, "q25": 0.65, "q75": 0.8}}
+    ax = plots.latency_bars({"learned": found})
+    assert ax.patches[0].get_width() == pytest.approx(70)
+    spread = next(each for each in ax.collections if len(each.get_segments()) == 1)
+    np.testing.assert_allclose(spread.get_segments()[0], [[65, 0], [80, 0]])
+    assert any(np.allclose(line.get_xdata(), [64, 64]) for line in ax.lines)
+    assert ax.texts[0].get_text() == "learned: 70.0 %"
 
 
 def test_figures_draw_on_the_axes_that_they_are_given() -> None:
@@ -163,7 +238,8 @@ def test_save_writes_into_the_run_and_displays(params) -> None:
     data, metadata = saved._repr_mimebundle_()
     assert data["image/png"] == saved.path.read_bytes() and data["image/png"].startswith(b"\x89PNG")
     assert data["text/plain"].startswith("Masks of the experts")
-    assert [path.name for path in saved.path.parent.iterdir()] == ["04_masks.png"]  # no temporary file is left
+    assert sorted(path.name for path in saved.path.parent.iterdir()) == ["04_masks.pdf", "04_masks.png"]  # no .tmp
+    assert saved.path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert plots.png(plots.masks(PLAN).figure) == saved.path.read_bytes()
 
 

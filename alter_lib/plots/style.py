@@ -131,7 +131,7 @@ def save(drawn: Figure | Axes | Sequence[Axes], params: Params, name: str) -> Sa
     figure = first if isinstance(first, Figure) else first.figure
     path = params.run_folder / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for kind in ("pdf", "png"):
+    for kind in ("png", "pdf"):  # in this order: drawing nudges the layout, and the PNG is to be as drawn anew
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(rendered(figure, kind))
         os.replace(temporary, path.with_suffix(f".{kind}"))

@@ -230,6 +230,16 @@ def check_tables(result: dict) -> None:
         assert set(paper["device"]) == {"not measured: no GPU result"}
 
 
+def test_methods_can_be_chosen_by_name(folder: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    workload = benchmark.Workload("tiny", str(folder / "pipeline"), (8, 8), (2,), "cpu", "float32", "pretrained",
+                                  guided=False, steps=(2,), compiled=())  # fmt: skip
+    monkeypatch.setitem(benchmark.WORKLOADS, "tiny_sd", workload)
+    arguments = ["--workloads", "tiny_sd", "--methods", "all-ones plan", "--plans", "0", "--repeats", "1"]
+    assert command.main([*arguments, "--no-forward", "--no-training", "--set", f"run.out={folder}"]) == 0
+    printed = [line.split(",")[0].strip() for line in capsys.readouterr().out.splitlines() if " steps: " in line]
+    assert printed == ["unpruned", "all-ones plan"]
+
+
 def test_a_missing_plan_is_one_line(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert command.main(["--params", "params/smoke.yaml", "--plan", str(folder / "nowhere")]) == 2
     assert "no such file" in capsys.readouterr().err

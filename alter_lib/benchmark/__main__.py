@@ -42,11 +42,19 @@ def benchmark(params: Params, plan: ExpertPlan | None, arguments: argparse.Names
     if not arguments.no_forward:
         result["forward"] = forwards(params, plan, plans, repeats)
     for workload, size in cases(arguments.workloads, arguments.batch_sizes):
-        result["workloads"].append(run_case(workload, size, plan, plans, repeats))
+        names = arguments.methods and ["unpruned", *arguments.methods]
+        result["workloads"].append(run_case(workload, size, plan, plans, repeats, names))
     return result | ({} if arguments.no_training else {"training_step": training_steps(params, plan, repeats)})
 
 
-def run_case(workload: Workload, batch_size: int, plan: ExpertPlan | None, plans: int, repeats: int) -> dict[str, Any]:
+def run_case(
+    workload: Workload,
+    batch_size: int,
+    plan: ExpertPlan | None,
+    plans: int,
+    repeats: int,
+    names: list[str] | None = None,
+) -> dict[str, Any]:
     """The rows of one workload at one batch size; empty, with the reason, where it can't run here."""
     facts = {"name": workload.name, "batch_size": batch_size, "resolution": list(workload.resolution),
              "dtype": workload.dtype, "device": workload.device, "guided": workload.guided}  # fmt: skip
@@ -57,7 +65,7 @@ def run_case(workload: Workload, batch_size: int, plan: ExpertPlan | None, plans
     plan = plan if kind == "learned" else random_plan(backbone, workload.ratio, 0, num_experts=10)
     calls, compiled = batch_size * (2 if workload.guided else 1), batch_size in workload.compiled
     found = facts | {"status": "measured", "plan": kind, "convention": backbone.macs_convention,
-                     "rows": measure(backbone, plan, calls, workload.steps, repeats, compiled)}  # fmt: skip
+                     "rows": measure(backbone, plan, calls, workload.steps, repeats, compiled, names)}  # fmt: skip
     if plans:
         visited = visited_timesteps(backbone.pipeline.scheduler, workload.steps[-1])
         found["random_plans"] = random_plans(backbone, workload.ratio, visited, calls, plans, repeats)
@@ -111,6 +119,7 @@ def parsed(command_line: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="timed rounds (default 15)")
     parser.add_argument("--workloads", nargs="*", choices=tuple(WORKLOADS), help="default all; none: no methods")
     parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="default: the workload's own")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="these beside unpruned, as the rows name them")
     parser.add_argument("--no-forward", action="store_true", help="leave the params' own backbone out")
     parser.add_argument("--no-training", action="store_true", help="leave training steps out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there")

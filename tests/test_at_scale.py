@@ -12,6 +12,7 @@ from PIL import Image
 from test_evaluation import plan_for
 from tiny_sd_pipeline import tiny_pipeline
 
+from alter_lib import plots
 from alter_lib.evaluation import EvaluationResult, evaluate, generate, hpsv2, inception
 from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.clip import CMMD_MODEL, Clip, Cmmd
@@ -20,6 +21,7 @@ from alter_lib.evaluation.our_tables import printed
 from alter_lib.evaluation.prompts import load_prompts
 from alter_lib.inference import save_pipeline
 from alter_lib.params import ROOT, ParamsError, load_params
+from alter_lib.plan import ExpertPlan
 
 PROMPTS = ["red apple", "ghost", "pizza", "house"]
 METRICS = ["fid", "fid_legacy_pytorch", "kid", "clip_score", "cmmd", "fid_alexnet", "image_reward", "hpsv2"]
@@ -176,8 +178,21 @@ def test_sd21_without_anything_says_what_it_needs_and_counts_macs(run: dict, cap
     ):
         assert re.search(rf"{re.escape(needed)} .*{re.escape(place)}", table), needed
     names = {metric.name for metric in result.metrics if metric.protocol in (None, "coco2017")}
-    assert {"total_macs", "macs_per_call", "macs_ratio", "macs_ratio_visited"} == names and result.grid is None
+    assert {"total_macs", "macs_per_call", "macs_ratio", "macs_ratio_visited"} == names and result.grid.prompts == ()
+    for figure in (plots.side_by_side(result, None), plots.quality_against_macs(result)[0].figure):
+        assert figure.axes[0].texts[0].get_text() == "not measured: see what is missing"
     evaluate(load_params(run["params"]))  # as it was
+
+
+def test_figures_of_images_at_scale(run: dict) -> None:
+    result = run["result"]
+    assert list(result.grid.images) == ["teacher@2", "alter@2"] and result.grid.prompts == tuple(PROMPTS)
+    ax = plots.quality_against_macs(result)
+    assert [each.get_ylabel() for each in ax] == ["FID-AlexNet (lower is better)", "CLIP score (higher is better)"]
+    plan = ExpertPlan.load(run["folder"] / "t" / "alter")
+    assert [each.get_title("left") for each in plots.side_by_side(result, plan).axes[:2]] == [
+        "teacher, all layers, 2 steps", "ALTER, 2 steps"
+    ]  # fmt: skip
 
 
 def test_keys_without_a_part_are_refused(run: dict) -> None:

@@ -160,10 +160,10 @@ class Run:
             spread = bootstrap.interval(bootstrap.mean_replicates(column, draws))
             yield Metric(name, value=float(column.mean()), n=len(column), interval=spread, **fields, **common)
 
-    def grid(self) -> Grid | None:
+    def grid(self) -> Grid:
         """The first prompts at the first of `evaluation.steps`, one image each."""
-        if not self.prompts:
-            return None
+        if not self.prompts or not self.artefact:
+            return Grid((), {}, {})
         steps, each = self.params.evaluation.steps[0], self.params.evaluation.images_per_prompt
         chosen = range(0, min(GRID * each, len(self.judge.captions)), each)
         calls = [float(t) for t in visited(self.params, self.backbone, steps)]
@@ -177,6 +177,5 @@ class Run:
             before = EvaluationResult.load(folder)
             others = (None, self.params.evaluation.protocol)
             kept = [m for m in before.metrics if m.protocol not in others and before.artefact == self.artefact]
-        grid = self.grid() if self.artefact else None
         protocol = self.params.evaluation.protocol
-        return EvaluationResult((*self.metrics, *kept), grid, folder, (), self.missing, self.artefact, protocol)
+        return EvaluationResult((*self.metrics, *kept), self.grid(), folder, (), self.missing, self.artefact, protocol)

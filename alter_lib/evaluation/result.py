@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,16 +90,20 @@ class Grid:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """metrics: every figure; grid: pictures side by side, None without any; folder: where metrics.json and grid.npz
+    """metrics: every figure; grid: pictures side by side, empty without any; folder: where metrics.json and grid.npz
     are; missing: what was skipped and why; artefact: hash of the weights and plan behind the figures at scale."""
 
     metrics: tuple[Metric, ...]
-    grid: Grid | None
+    grid: Grid
     folder: Path
     notes: tuple[str, ...] = ()
     missing: tuple[Missing, ...] = ()
     artefact: str | None = None
     protocol: str = "embedded"
+
+    def of_protocol(self) -> Self:
+        """Without the figures of other protocols that were kept."""
+        return replace(self, metrics=tuple(m for m in self.metrics if m.protocol in (None, self.protocol)))
 
     def frame(self) -> pd.DataFrame:
         """One row a figure."""
@@ -119,8 +123,7 @@ class EvaluationResult:
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.grid:
-            self.grid.save(self.folder / "grid.npz")
+        self.grid.save(self.folder / "grid.npz")
         content = {"metrics": metrics_as_dicts(self.metrics), "notes": list(self.notes)}
         content |= {"missing": [asdict(each) for each in self.missing]} if self.missing else {}
         content |= {"artefact": self.artefact} if self.artefact else {}
@@ -133,7 +136,7 @@ class EvaluationResult:
         content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = tuple(Metric.of(metric) for metric in content["metrics"])
         missing = tuple(Missing(**each | {"metrics": tuple(each["metrics"])}) for each in content.get("missing", []))
-        grid = Grid.load(folder / "grid.npz") if (folder / "grid.npz").is_file() else None
+        grid = Grid.load(folder / "grid.npz")
         return cls(
             metrics,
             grid,

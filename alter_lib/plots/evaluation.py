@@ -20,6 +20,9 @@ QUALITY = {
     "fid_alexnet": "FID-AlexNet (lower is better)",
     "proxy_text_score": "proxy text score (higher is better)",
     "class_accuracy": "class accuracy (higher is better)",
+    "fid_legacy_pytorch": "FID, clean-fid legacy_pytorch (lower is better)",
+    "fid": "FID (lower is better)",
+    "clip_score": "CLIP score (higher is better)",
 }
 
 
@@ -58,6 +61,10 @@ def wrapped(caption: str, width: int = 18, lines: int = 2) -> list[str]:
 def side_by_side(result: "EvaluationResult", plan: ExpertPlan, columns: int = 6) -> Figure:
     """The grids of an evaluation at the same prompts and seeds, over the strip of experts that the calls visited."""
     grid = result.grid
+    if not grid.prompts:
+        figure = Figure((WIDTH, 0.8))
+        nothing(figure.subplots())
+        return figure
     rows = -(-len(grid.prompts) // columns)
     panel = WIDTH / len(grid.images)
     figure = Figure((WIDTH, panel * rows / columns + 0.75), layout="constrained")
@@ -98,26 +105,36 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
 
     The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
     """
-    ax = panels(ax, 1, 2, 3.4)
-    for each, (name, label) in zip(ax, quality_labels(result).items(), strict=True):
+    result = result.of_protocol()
+    ax, labels = panels(ax, 1, 2, 3.4), quality_labels(result)
+    for each in ax[len(labels) :]:
+        nothing(each)
+    for each, (name, label) in zip(ax, labels.items(), strict=False):
         controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
         for method, color in {"teacher": BLUE, "alter": RED, **dict.fromkeys(controls, GREEN)}.items():
             quality_curve(each, result, name, method, color)
-        real = result.metric(name, "real")
-        each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
+        for real in [metric for metric in result.metrics if (metric.name, metric.method) == (name, "real")]:
+            each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
         each.set(xlabel=f"GMACs an image ({result.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
-        each.set_title(f"{label.split(' (')[0]}, N = {real.n}")
+        each.set_title(f"{label.split(' (')[0]}, N = {result.metric(name, 'teacher').n}")
         each.margins(x=0.14)
         each.grid()
-    ax[0].set_ylim(bottom=0)
-    ax[0].legend()
+    if labels:
+        ax[0].set_ylim(bottom=0)
+        ax[0].legend()
     return ax
 
 
 def quality_labels(result: "EvaluationResult") -> dict[str, str]:
-    """{metric: axis label} of the two figures of quality that this evaluation has."""
+    """{metric: axis label} of the figures of quality that this evaluation has, two at most."""
     measured = {metric.name for metric in result.metrics}
-    return {name: label for name, label in QUALITY.items() if name in measured}
+    return dict([(name, label) for name, label in QUALITY.items() if name in measured][:2])
+
+
+def nothing(ax: Axes) -> None:
+    """An axis without data says so."""
+    ax.axis("off")
+    ax.text(0.5, 0.5, "not measured: see what is missing", ha="center", va="center", transform=ax.transAxes)
 
 
 def quality_curve(

@@ -106,19 +106,20 @@ class NetworkOptimizer:
                 gradient.copy_(part.view_as(gradient))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Moments and step counts as `index.name` tensors."""
+        """Moments and step counts as `index.name` tensors; none of a parameter that was never stepped."""
         return {
             f"{index}.{name}": torch.as_tensor(value)
-            for index, slots in self.optimizer.state_dict()["state"].items()
-            for name, value in slots.items()
+            for index, parameter in enumerate(self.parameters)
+            for name, value in self.optimizer.state.get(parameter, {}).items()
         }
 
     def restore(self, tensors: dict[str, torch.Tensor], schedule: dict[str, Any]) -> None:
         """Go on from `tensors()` and the schedule's state dict."""
-        state: dict[int, dict[str, torch.Tensor]] = {}
+        state: dict[int, dict[str, torch.Tensor | int]] = {}
         for key, value in tensors.items():
             index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
+            is_count = value.dtype == torch.int64  # bitsandbytes counts steps in an int, torch in a float tensor
+            state.setdefault(int(index), {})[name] = value.item() if is_count else value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.schedule.load_state_dict(schedule)
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):

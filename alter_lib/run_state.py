@@ -15,7 +15,7 @@ from typing import Any
 from .params import ROOT, Params, resolve
 from .provenance import write_text
 
-NO_RESULT = {"notebooks", "checkpoints", "cache"}  # folders of a run whose files no other notebook depends on
+NO_RESULT = {"notebooks", "checkpoints", "cache", "logs"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them
 NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.")  # files that no notebook computes with
 

@@ -38,12 +38,26 @@ class ExpertGenerator(nn.Module):
     Each expert's [N_L, D_input] is made orthogonal by itself, so that every layer has a unit vector. Orthogonal over
     the flattened [N_e, N_L D_input], vectors of length 0.17 drown in the first bias: the logits of all layers
     deviate by 0.08, move together, and the ratio swings between nearly all on and too few (docs/errata.md).
+
+    inputs: `per_expert` as said, or `shared`: the sum of a vector of the layer and one of the expert, all orthogonal,
+    so that what one expert finds out about a layer is at once known to the others.
     """
 
-    def __init__(self, num_experts: int, num_layers: int, input_dim: int = 64, hidden_dim: int = 256) -> None:
+    def __init__(
+        self,
+        num_experts: int,
+        num_layers: int,
+        input_dim: int = 64,
+        hidden_dim: int = 256,
+        inputs: str = "per_expert",
+    ) -> None:
         super().__init__()
-        experts = [nn.init.orthogonal_(torch.empty(num_layers, input_dim)) for _ in range(num_experts)]
-        self.register_buffer("z", torch.stack(experts))
+        if inputs == "shared":
+            rows = nn.init.orthogonal_(torch.empty(num_experts + num_layers, input_dim))
+            self.register_buffer("z", (rows[:num_experts, None] + rows[num_experts:]) / 2**0.5)
+        else:
+            experts = [nn.init.orthogonal_(torch.empty(num_layers, input_dim)) for _ in range(num_experts)]
+            self.register_buffer("z", torch.stack(experts))
         self.net = two_layers(input_dim, hidden_dim, 1)
 
     def forward(self) -> torch.Tensor:
@@ -85,6 +99,7 @@ class Hypernetwork(nn.Module):
         num_experts: N_e. num_layers: N_L. timestep_embed_dim: D_emb of the router's input.
         estimator: `straight_through` (B.3: hard forward) or `soft` (B.2, B.4: relaxed masks).
         noise: `gumbel` as printed, or `logistic`, the exact binary Concrete.
+        inputs: of the expert generator, `per_expert` or `shared`.
         router: `learned`, or `intervals` (Table 3's Manual). num_experts = 1 is Table 3's Static.
     """
 
@@ -104,9 +119,10 @@ class Hypernetwork(nn.Module):
         router_temperature: float = 0.4,
         router_offset: float = 0.0,
         router: str = "learned",
+        inputs: str = "per_expert",
     ) -> None:
         super().__init__()
-        self.generator = ExpertGenerator(num_experts, num_layers, input_dim, expert_hidden_dim)
+        self.generator = ExpertGenerator(num_experts, num_layers, input_dim, expert_hidden_dim, inputs)
         learned = router == "learned"
         self.router = (
             TemporalRouter(timestep_embed_dim, num_experts, router_hidden_dim)

@@ -41,6 +41,15 @@ def ratio_loss(active: torch.Tensor, target: float, stability: float = 1e-6) -> 
     return (torch.log(active + stability) - torch.log(torch.as_tensor(target + stability).to(active))).abs()
 
 
+def ramped_target(target: float, step: int, ramp_steps: float) -> float:
+    """p at `step` (counted from 0): from 1 down to `target` in equal steps, then `target`.
+
+    L_ratio pushes all logits down together, those of layers that matter too. Under a target that falls slowly, L_perf
+    has the time to hold these up before the budget is met.
+    """
+    return target if step >= ramp_steps else 1 + (target - 1) * step / ramp_steps
+
+
 def balance_loss(router_logits: torch.Tensor) -> torch.Tensor:
     """L_balance = N_e sum_i F_i P_i over all T timesteps; router_logits [T, N_e] (B.2, the Switch Transformer's form).
 

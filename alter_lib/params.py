@@ -120,6 +120,7 @@ class Data(Section):
 class HypernetworkParams(Section):
     num_experts: Count = 10  # N_e, Appendix C
     input_dim: Count = 64  # D_input, Table 5
+    inputs: Literal["per_expert", "shared"] = "per_expert"  # Z: an orthogonal set an expert, or a vector a layer
     expert_hidden_dim: Count = 256  # D_expert, Table 5
     router_hidden_dim: Count = 64  # D_router, Table 6
     timestep_embedding: Literal["embedded", "sinusoidal", "slow_cosines"] = "embedded"  # e_t, the router's input
@@ -146,6 +147,7 @@ class Loss(Section):
     )
     distill_variance: Flag = True  # DiT: L_outKD on epsilon and the learned variance, or on epsilon alone
     target_ratio: PositiveShare = 0.65  # p, Appendix C
+    ratio_ramp: Share = 0.0  # share of T_end over which L_ratio's target falls from 1 to p; 0: p from the start
 
 
 class Training(Section):

@@ -184,7 +184,9 @@ class Trainer:
         steered = (
             self.net.evaluate(self.e_t, options.ratio_gradient) if options.ratio_masks == "evaluation" else decisions
         )
-        ratio = losses.ratio_loss(self.active(steered), weights.target_ratio)
+        ramp = weights.ratio_ramp * self.params.training.hypernetwork_steps
+        target = losses.ramped_target(weights.target_ratio, self.step_count, ramp)
+        ratio = losses.ratio_loss(self.active(steered), target)
         balance = losses.balance_loss(self.net.router(self.e_t))
         total = performance["L_U"] + weights.ratio * ratio + weights.balance * balance
         self.optimizers["phi"].backward(total / count)

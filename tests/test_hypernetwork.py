@@ -23,6 +23,14 @@ def test_generator_input_is_orthogonal_and_frozen():
     torch.testing.assert_close(z @ z.mT, torch.eye(6).expand(4, 6, 6), atol=1e-5, rtol=0)
 
 
+def test_shared_inputs_of_two_experts_differ_by_the_experts_vectors_alone():
+    z = ExpertGenerator(3, 6, 16, inputs="shared").z
+    assert not z.requires_grad
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(3, 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close((z[0] - z[1]), (z[0, :1] - z[1, :1]).expand(6, 16))
+    torch.testing.assert_close(z[0] @ z[1].mT, 0.5 * torch.eye(6), atol=1e-5, rtol=0)  # the same layer: 60 degrees
+
+
 def test_training_starts_with_every_layer_on_and_evaluation_is_deterministic():
     torch.manual_seed(0)
     net, e_t = Hypernetwork(5, 7, 12), torch.randn(50, 12)

@@ -85,3 +85,9 @@ def test_the_variational_bound_at_t_0_is_the_likelihood_of_a_bin():
 def test_the_outermost_bins_reach_to_infinity():
     x, mean = torch.tensor([1.0, -1.0]), torch.tensor([5.0, -5.0])
     torch.testing.assert_close(losses.bin_nll(x, mean, torch.zeros(2)), torch.zeros(2), atol=1e-4, rtol=0)
+
+
+def test_the_ramped_target_falls_from_one_to_p_and_stays():
+    targets = [losses.ramped_target(0.6, step, 4) for step in range(7)]
+    assert targets == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.6])
+    assert losses.ramped_target(0.6, 0, 0.0) == 0.6

@@ -29,8 +29,6 @@ FILES = {  # in this order: what a pattern's files are
     "params.yaml": "all parameters, as they were used",
     "provenance.json": "commit, versions, machine, seeds, times",
     "notebooks/*.ipynb": "executed notebook",
-    "figures/*.png": "figure",
-    "figures/*.pdf": "the same figure, vector",
 }
 
 
@@ -73,6 +71,8 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
         facts=facts(provenance),
         params=yaml.safe_dump(params.dump(), sort_keys=False, allow_unicode=True),
         artefacts=list(files(folder)),
+        pictures=[(path.stem, quote(path.name), quote(path.with_suffix(".pdf").name))
+                  for path in sorted((folder / "figures").glob("*.png"))],
         notebooks=[_notebook(path, seconds.get(path.stem), stale.get(path.stem)) for path in executed],
     )  # fmt: skip
     write_text(folder / "report.html", page)

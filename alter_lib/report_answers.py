@@ -63,7 +63,8 @@ def what(plan: ExpertPlan) -> str:
     return (
         f"Of the {plan.backbone_class} {kinds} can be skipped, {prunable:.0%} of its MACs. An expert is "
         f"a choice of these {len(letters)} layers; the weights are shared. The {len(used)} experts in use skip "
-        f"{between(skipped)} layers each; {always} layers are run by all of them, {never} by none."
+        f"{between(skipped)} layers each; {always or 'no'} layers run in all of them, {never or 'no'} "
+        "layers in none."
     )
 
 
@@ -122,9 +123,10 @@ def quality(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             continue
         ratio = found.get((f"{name}_ratio", method, steps, f"teacher@{steps}"))
         times = f", {interval(ratio)} times as much" if ratio else ""
+        title = COLUMNS[name][0]
         yield (
-            f"{COLUMNS[name][0]} ({QUALITY[name]} is better) at {steps} steps: {figure(mine['value'])} pruned, "
-            f"{figure(teacher['value'])} unpruned{times} (N = {figure(mine.get('n'))})."
+            f"{title[0].upper()}{title[1:]} ({QUALITY[name]} is better) at {steps} steps: "
+            f"{figure(mine['value'])} pruned, {figure(teacher['value'])} unpruned{times} (N = {figure(mine.get('n'))})."
         )
 
 

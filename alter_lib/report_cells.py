@@ -14,6 +14,7 @@ import bleach
 import mistune
 import nbformat
 from bleach.css_sanitizer import CSSSanitizer
+from matplotlib import rc_context
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 from mistune.renderers.html import HTMLRenderer
@@ -60,7 +61,8 @@ def formula(latex: str, size: float) -> str:
     """A formula as an SVG picture; its source as code where matplotlib's subset of LaTeX ends."""
     target = io.BytesIO()
     try:
-        depth = math_to_image(f"${latex.strip()}$", target, prop=FontProperties(size=size), format="svg")
+        with rc_context({"savefig.transparent": True}):  # the page's theme shows through
+            depth = math_to_image(f"${latex.strip()}$", target, prop=FontProperties(size=size), format="svg")
     except ValueError:
         return f"<code>{escape(latex)}</code>"
     uri = data_uri("image/svg+xml", target.getvalue())

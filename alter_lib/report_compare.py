@@ -174,7 +174,9 @@ def same_seeds(results: dict[str, EvaluationResult]) -> dict[str, np.ndarray]:
     if len({grid.prompts[:PICTURES] for grid in grids.values()}) > 1:
         return {}
     first = next(iter(grids.values()))
-    rows = {method: images for method, images in first.images.items() if method.startswith("teacher")}
+    rows = {method.replace("teacher@", "unpruned, steps: "): images
+            for method, images in first.images.items() if method.startswith("teacher")}  # fmt: skip
     for name, grid in grids.items():
-        rows |= {f"{name}, {method}": images for method, images in grid.images.items() if method.startswith("alter")}
+        rows |= {method.replace("alter@", f"{name}, steps: "): images
+                 for method, images in grid.images.items() if method.startswith("alter")}  # fmt: skip
     return {row: images[:PICTURES] for row, images in rows.items()}

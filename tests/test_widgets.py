@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alter_lib.params import Sampling
 from alter_lib.plan import CostTable, ExpertPlan
 from alter_lib.plan_file import PlanError
 from alter_lib.widgets import MaskInspector, PlanComparison, edits, html, words
@@ -43,7 +44,9 @@ SMALL = ExpertPlan(
 
 @pytest.fixture
 def inspector(tmp_path: Path) -> MaskInspector:
-    return MaskInspector(PLAN, steps=20, save_as=tmp_path / "edited.json")
+    inspector = MaskInspector(PLAN, save_as=tmp_path / "edited.json")
+    inspector.edit.value = True
+    return inspector
 
 
 # --- drawing and words --------------------------------------------------------------------------------------------
@@ -109,7 +112,7 @@ def test_hostile_names_are_escaped() -> None:
 @given(t=st.integers(0, 999))
 def test_timestep_chooses_its_expert_and_lists_its_layers(t: int) -> None:
     inspector = SHARED
-    inspector.timestep.value = t
+    inspector.edit.value, inspector.timestep.value = True, t
     expert, running = PLAN.expert(t), PLAN.active_layers(t)
     assert inspector.expert.value == expert
     text = inspector.view.text.value
@@ -174,10 +177,11 @@ def test_pipelines_own_scheduler_comes_first_with_its_settings() -> None:
     class Pipeline:
         scheduler = DDIMScheduler(steps_offset=1)
 
-    panel = MaskInspector(PLAN, Pipeline(), steps=5).sampler
+    panel = MaskInspector(PLAN, Pipeline(), Sampling(steps=5)).sampler
     assert panel.scheduler.value == "DDIMScheduler" and panel.visited == [801, 601, 401, 201, 1]
     panel.steps.value = 2
     assert panel.visited == [501, 1]
+    assert (panel.sampling.scheduler, panel.sampling.steps) == ("DDIMScheduler", 2)
 
 
 def test_stable_diffusions_pndm_calls_once_more_than_its_steps(inspector: MaskInspector) -> None:
@@ -206,6 +210,15 @@ def test_looking_at_experts_edits_nothing(inspector: MaskInspector) -> None:
     for expert in range(10):
         inspector.expert.value = expert
     assert inspector.plan is PLAN
+
+
+def test_the_panel_shows_the_expert_of_now_when_it_opens() -> None:
+    inspector = MaskInspector(PLAN)
+    inspector.timestep.value = 500
+    inspector.edit.value = True
+    expert = PLAN.expert(500)
+    assert [toggle.value for toggle in inspector.what_if.layers] == PLAN.masks[expert].tolist()
+    assert f"expert {expert} ran other layers" in inspector.what_if.heading.value
 
 
 def test_reroute_and_undo(inspector: MaskInspector) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import ipywidgets as widgets
 from diffusers import DiffusionPipeline
 
+from ..params import Sampling
 from ..plan import ExpertPlan
 from .sampler_panel import SamplerPanel
 from .view import WIDE, PlanView, WithPicture, png_of, row, timestep_slider
@@ -20,7 +21,7 @@ class MaskInspector(WithPicture):
     Args:
         plan: the plan to look at; `inspector.plan` is what the what-if panel made of it.
         pipeline: gives the sampler's settings, and draws pictures before and after an edit.
-        steps: of the sampler, to begin with.
+        sampling: scheduler and steps to begin with, guidance and seed of the pictures; None: the defaults of params.
         save_as: where an edited plan goes unless another path is typed.
     """
 
@@ -28,7 +29,7 @@ class MaskInspector(WithPicture):
         self,
         plan: ExpertPlan,
         pipeline: DiffusionPipeline | None = None,
-        steps: int = 20,
+        sampling: Sampling | None = None,
         save_as: str | Path = "edited/plan.json",
     ) -> None:
         self.play, self.timestep = timestep_slider(plan.num_train_timesteps)
@@ -39,9 +40,9 @@ class MaskInspector(WithPicture):
             description="expert",
             layout=WIDE,
         )
-        self.sampler = SamplerPanel(plan, pipeline, steps)
+        self.sampler = SamplerPanel(plan, pipeline, sampling or Sampling())
         self.view = PlanView(plan, self.sampler.visited)
-        self.what_if = WhatIf(plan, pipeline, Path(save_as))
+        self.what_if = WhatIf(plan, pipeline, self.sampler, Path(save_as))
         self.what_if.layout.display = "none"
         self.edit = widgets.ToggleButton(description="What if ...", icon="pencil", tooltip="edit the plan by hand")
         controls = [row(self.play, self.timestep), row(self.expert, self.edit)]
@@ -68,11 +69,16 @@ class MaskInspector(WithPicture):
 
     def _point(self, _change: object = None) -> None:
         self.view.point(self.timestep.value, self.expert.value)
-        if self.what_if.expert != self.expert.value:
+        self._select()
+
+    def _select(self) -> None:
+        """The what-if panel shows the expert; a closed one would only slow the slider down."""
+        if self.edit.value and self.what_if.expert != self.expert.value:
             self.what_if.select(self.expert.value)
 
     def _open(self, change: dict) -> None:
         self.what_if.layout.display = None if change["new"] else "none"
+        self._select()
 
     def _draw(self, _change: object = None) -> None:
         """The plan or the sampler changed."""

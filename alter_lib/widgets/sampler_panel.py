@@ -5,13 +5,16 @@ import ipywidgets as widgets
 import traitlets
 from diffusers import DiffusionPipeline
 
-from ..evaluation.generation import make_scheduler
+from ..evaluation.generation import sampler_scheduler
+from ..params import Sampling
 from ..plan import ExpertPlan
+from ..sampling import learned_variance_scheduler
 from ..schedules import visited_timesteps
 from ..tables import SCHEDULERS
 from . import words
 from .view import row
 
+LEARNED = "learned_variance"  # the DiT repository's procedure, which brings its own scheduler
 SETTINGS = {"PNDMScheduler": {"skip_prk_steps": True}}  # as every Stable Diffusion pipeline has it
 
 
@@ -24,13 +27,17 @@ class SamplerPanel(widgets.VBox):
 
     visited = traitlets.List(traitlets.Int())
 
-    def __init__(self, plan: ExpertPlan, pipeline: DiffusionPipeline | None, steps: int) -> None:
-        self.plan, self.pipeline = plan, pipeline
-        own = [type(pipeline.scheduler).__name__] if pipeline else []
-        names = list(dict.fromkeys([*own, *SCHEDULERS[plan.backbone_class]]))
+    def __init__(self, plan: ExpertPlan, pipeline: DiffusionPipeline | None, sampling: Sampling) -> None:
+        self.plan, self.pipeline, self.first = plan, pipeline, sampling
+        own = type(pipeline.scheduler).__name__ if pipeline else None
+        names = list(dict.fromkeys(filter(None, (sampling.scheduler, own, *SCHEDULERS[plan.backbone_class]))))
+        if sampling.procedure == LEARNED:
+            names.insert(0, LEARNED)
         self.scheduler = widgets.Dropdown(options=names, description="sampler")
         most = plan.num_train_timesteps
-        self.steps = widgets.BoundedIntText(steps, min=1, max=most, description="steps", layout={"width": "170px"})
+        self.steps = widgets.BoundedIntText(
+            value=sampling.steps, min=1, max=most, description="steps", layout={"width": "170px"}
+        )
         self.text = widgets.HTML()
         super().__init__([row(self.scheduler, self.steps), self.text])
         for control in (self.scheduler, self.steps):
@@ -45,8 +52,18 @@ class SamplerPanel(widgets.VBox):
         self.visited = visited_timesteps(self.chosen(), self.steps.value)
         self.show(self.plan)
 
+    @property
+    def sampling(self) -> Sampling:
+        """How to draw with what is chosen here."""
+        name = self.scheduler.value
+        scheduler, procedure = (None, LEARNED) if name == LEARNED else (name, "pipeline")
+        chosen = {"scheduler": scheduler, "procedure": procedure, "steps": self.steps.value}
+        return self.first.model_copy(update=chosen)
+
     def chosen(self) -> diffusers.SchedulerMixin:
         name = self.scheduler.value
         if self.pipeline:
-            return make_scheduler(self.pipeline, name)
+            return sampler_scheduler(self.pipeline, self.sampling)
+        if name == LEARNED:
+            return learned_variance_scheduler({"num_train_timesteps": self.plan.num_train_timesteps})
         return getattr(diffusers, name)(num_train_timesteps=self.plan.num_train_timesteps, **SETTINGS.get(name, {}))

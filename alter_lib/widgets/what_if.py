@@ -14,12 +14,12 @@ from diffusers import DiffusionPipeline, DiTPipeline
 from .. import plots
 from ..evaluation.generation import Sampler
 from ..inference import apply_plan, remove_plan
-from ..params import Sampling
 from ..patching import patch_of
 from ..plan import ExpertPlan
 from ..plan_file import PlanError
 from ..plots.layers import blocks, letter_of
 from .edits import differences, rerouted, save_edited, toggled
+from .sampler_panel import SamplerPanel
 from .view import WIDE, note, row
 from .words import layer_text
 
@@ -37,9 +37,9 @@ class WhatIf(widgets.VBox):
 
     plan = traitlets.Instance(ExpertPlan)
 
-    def __init__(self, plan: ExpertPlan, pipeline: DiffusionPipeline | None, path: Path) -> None:
+    def __init__(self, plan: ExpertPlan, pipeline: DiffusionPipeline | None, sampler: SamplerPanel, path: Path) -> None:
         super().__init__(plan=plan)
-        self.before, self.expert, self.sampling, self.pipeline = plan, 0, Sampling(), pipeline
+        self.before, self.expert, self.sampler, self.pipeline = plan, 0, sampler, pipeline
         self.said, self.pictures = widgets.HTML(), widgets.HTML()
         self.layers = [layer_toggle(plan, layer) for layer in range(len(plan.layer_names))]
         for layer, toggle in enumerate(self.layers):
@@ -47,7 +47,7 @@ class WhatIf(widgets.VBox):
         self.heading = widgets.HTML()
         parts = [self.heading, layer_groups(plan, self.layers), self._routing(), self._saving(path)]
         self.children = [*parts, *([self._generation()] if pipeline else []), self.said, self.pictures]
-        self.select(0)
+        self.select(plan.expert(0))
 
     def _routing(self) -> widgets.Box:
         last = self.plan.num_train_timesteps - 1
@@ -139,7 +139,8 @@ class WhatIf(widgets.VBox):
         """Pictures [n, H, W, 3] under `plan`; the pipeline is left with the plan that it had."""
         applied = patch_of(self.pipeline) and patch_of(self.pipeline).plan
         apply_plan(self.pipeline, plan)
-        sampler = Sampler(self.pipeline, self.sampling, self.sampling.steps)
+        sampling = self.sampler.sampling
+        sampler = Sampler(self.pipeline, sampling, sampling.steps)
         try:
             return sampler.draw([self.prompt.value] * PICTURES, range(PICTURES))
         finally:

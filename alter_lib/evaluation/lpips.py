@@ -28,12 +28,12 @@ def heads() -> tuple[Tensor, ...]:
 
 @lru_cache(maxsize=1)
 def weights() -> str:
-    return state_hash(alexnet())
+    return state_hash(alexnet().float())
 
 
 def layers(images: np.ndarray) -> list[Tensor]:
     """Outputs of the five ReLUs for uint8 images [n, H, W, 3], unit length over the channels."""
-    network, kept = alexnet(), []
+    network, kept = alexnet().float(), []
     x = (channels_first(images).float() / 127.5 - 1 - network.shift) / network.scale
     for i, layer in enumerate(network.features):
         x = layer(x)

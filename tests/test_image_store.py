@@ -63,11 +63,11 @@ def test_a_folder_of_photos_is_squashed_and_coco_s_are_chosen_by_id(tmp_path: Pa
     for i in (7, 8, 9):
         Image.new("RGB", (20 + i, 10), (i, 0, 0)).save(tmp_path / f"COCO_val2014_{i:012d}.png")
     Image.new("L", (5, 5)).save(tmp_path / "other.png")
-    everything = load_reference(options(tmp_path, resolution=6), None)
-    assert len(everything) == 4 and next(everything.batches(4)).shape == (4, 6, 6, 3)
+    everything = load_reference(options(tmp_path, resolution=32), None)
+    assert len(everything) == 4 and next(everything.batches(4)).shape == (4, 32, 32, 3)
 
     two = load_reference(
-        options(tmp_path, "coco2014", resolution=6), PromptList("coco2014", "", "", (9, 7), ("a", "b"))
+        options(tmp_path, "coco2014", resolution=32), PromptList("coco2014", "", "", (9, 7), ("a", "b"))
     )
     assert [path.stem[-1] for path in two.files] == ["7", "9"] and two.digest != everything.digest
     with pytest.raises(ParamsError, match="holds 0 images of coco2014"):

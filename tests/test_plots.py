@@ -1,5 +1,6 @@
 """Figures: what is drawn is what the data say, on given axes as on new ones, in colours that can be told apart."""
 
+import re
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from alter_lib import plots
 from alter_lib.evaluation.result import EvaluationResult, Grid, Metric
-from alter_lib.params import load_params
+from alter_lib.params import ROOT, load_params
 from alter_lib.plan import CostTable, ExpertPlan
 from alter_lib.plan_history import PlanHistory
 from alter_lib.plots import style
@@ -222,6 +223,14 @@ def test_figures_draw_on_the_axes_that_they_are_given() -> None:
     assert plots.masks(PLAN, ax[0, 0]) is ax[0, 0]
     assert list(plots.experts(PLAN, ax[1, :2])) == list(ax[1, :2])
     assert list(plots.training_curves(history(3, 1), 0.65, 1, ax)) == list(ax.ravel())
+
+
+def test_the_gallery_lists_every_figure_of_the_notebooks_and_functions_that_exist() -> None:
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
+    made = set(re.findall(r'params, \\"(\w+)\\"\)', sources))
+    assert made == set(re.findall(r"^\| `(\d\d_\w+)`", gallery, re.M))
+    assert set(re.findall(r"plots\.(\w+)", gallery)) - {"style"} <= set(plots.__all__)
 
 
 def test_nothing_is_left_in_pyplot() -> None:

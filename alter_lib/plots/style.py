@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..params import Params
 
@@ -118,6 +119,14 @@ def rendered(figure: Figure, kind: str) -> bytes:
     target = io.BytesIO()
     without = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[kind]
     figure.savefig(target, format=kind, dpi=DPI, metadata=without)
+    return target.getvalue() if kind == "pdf" else with_palette(target)
+
+
+def with_palette(file: io.BytesIO) -> bytes:
+    """The same PNG in 256 colours, a third of the size: a notebook holds many and shall stay below a megabyte."""
+    target = io.BytesIO()
+    image = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(target, "png", optimize=True, dpi=(DPI, DPI))
     return target.getvalue()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from IPython.display import Markdown
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib.backbones import wrap
@@ -24,6 +25,7 @@ from alter_lib.evaluation.protocol import load_protocol
 from alter_lib.inference import save_pipeline
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
+from alter_lib.tables import paper_comparison
 
 N = 12
 
@@ -257,3 +259,5 @@ def test_ours_stands_beside_the_papers(run: dict, number: str) -> None:
     said = {"1": "not in evaluation.baselines", "2": "15 steps were not drawn", "8": "cited, not run here"}
     assert cells.isin([said[number]]).any().any()
     assert (text["paper"].loc[("ALTER 0.65", 20)] != "").all()
+    shown = [part.data if isinstance(part, Markdown) else part.to_html() for part in paper_comparison(result)]
+    assert shown[0].startswith("Table 1") and len(shown) == 8 and "cited, not run here" in shown[1]

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_evaluation import plan_for
+from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import plots
-from alter_lib.evaluation import EvaluationResult, evaluate, generate, hpsv2, inception
+from alter_lib.backbones.macs import LINEAR_CONV, WITH_ATTENTION
+from alter_lib.evaluation import EvaluationResult, comparable_tables, evaluate, generate, hpsv2, inception
 from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.clip import CMMD_MODEL, Clip, Cmmd
 from alter_lib.evaluation.generation import Sampler
@@ -193,6 +195,32 @@ def test_figures_of_images_at_scale(run: dict) -> None:
     assert [each.get_title("left") for each in plots.side_by_side(result, plan).axes[:2]] == [
         "teacher, all layers, 2 steps", "ALTER, 2 steps"
     ]  # fmt: skip
+
+
+def test_class_labels_of_imagenet(run: dict, tmp_path: Path) -> None:
+    """DiT: balanced labels, an npz of the ADM evaluator as reference, Table 4, no captions anywhere."""
+    tiny_dit_pipeline().save_pretrained(tmp_path / "teacher")
+    student = tiny_dit_pipeline(seed=1)
+    save_pipeline(student, plan_for(student), tmp_path / "t" / "alter")
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "reference.npz", arr_0=images)
+    evaluation = {"protocol": "imagenet", "prompts": None, "reference": str(tmp_path / "reference.npz"),
+                  "num_images": 6, "images_per_prompt": 1, "metrics": ["fid", "inception_score", "fid_alexnet"], "baselines": [],
+                  "resolution": None, "image_format": "npz"}  # fmt: skip
+    params = run["params"] | {
+        "run": {"name": "t", "out": str(tmp_path)},
+        "backbone": {"id": str(tmp_path / "teacher"), "device": "cpu"},
+        "evaluation": run["params"]["evaluation"] | evaluation,
+    }
+    result = evaluate(load_params(params))
+    assert result.grid.prompts == tuple("012345")
+    measured = {(m.method, m.steps) for m in result.metrics if m.name == "fid_alexnet"}
+    assert measured == {("teacher", 3), ("teacher", 2), ("alter", 2)}
+    assert {m.macs_convention for m in result.metrics if m.name == "macs_per_call"} == {LINEAR_CONV, WITH_ATTENTION}
+    (table,) = comparable_tables(result).values()
+    cells = table.loc[("ALTER (14 of 28 on average)", 2), "ours (t)"]
+    assert cells["FID"].startswith("needs ") and cells["MACs G/image"] and cells["MACs teacher@3 / this"]
+    assert set(table.loc[("DyDiT (lambda 0.5)", 250), "ours (t)"]) == {"cited, not run here"}
 
 
 def test_keys_without_a_part_are_refused(run: dict) -> None:

@@ -2,7 +2,7 @@
 
 What is not there (captions, real images, weights) is printed as one table before anything is drawn; the rest is
 computed.
-Images may be drawn before by several processes: accelerate launch -m alter_lib.evaluation.generate --params ...
+Images may be drawn before by several processes (alter_lib/evaluation/generate.py).
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Draw the images of an evaluation, in one process or several; `evaluate` then finds them.
 
     python -m alter_lib.evaluation.generate --params params/sd21.yaml --method alter teacher
-    accelerate launch --num_processes 8 -m alter_lib.evaluation.generate --params params/sd21.yaml
+    accelerate launch --multi_gpu --num_processes 8 -m alter_lib.evaluation.generate --params params/sd21.yaml
+    torchrun --nproc_per_node 2 -m alter_lib.evaluation.generate --params F      # CPUs: accelerate starts one process
     python -m alter_lib.evaluation.generate --params F --method alter --steps 250 --adm-npz samples.npz
 
 Image i starts from the same noise whatever the batch size, the number of processes or an interruption.

@@ -205,8 +205,8 @@ def test_class_labels_of_imagenet(run: dict, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "reference.npz", arr_0=images)
     evaluation = {"protocol": "imagenet", "prompts": None, "reference": str(tmp_path / "reference.npz"),
-                  "num_images": 6, "images_per_prompt": 1, "metrics": ["fid", "inception_score", "fid_alexnet"], "baselines": [],
-                  "resolution": None, "image_format": "npz"}  # fmt: skip
+                  "num_images": 6, "images_per_prompt": 1, "metrics": ["fid", "inception_score", "fid_alexnet"],
+                  "baselines": [], "resolution": None, "image_format": "npz"}  # fmt: skip
     params = run["params"] | {
         "run": {"name": "t", "out": str(tmp_path)},
         "backbone": {"id": str(tmp_path / "teacher"), "device": "cpu"},

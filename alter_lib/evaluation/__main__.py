@@ -15,6 +15,9 @@ from .protocol import load_protocol
 from .result import EvaluationResult
 from .teacher import Teacher
 
+SHOWN = ("name", "protocol", "method", "steps", "against", "value", "interval", "n", "unit", "batch_size",
+         "macs_convention", "extractor")  # fmt: skip
+
 
 def main(command_line: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m alter_lib.evaluation", description="Evaluate a run's artefact.")
@@ -39,8 +42,9 @@ def main(command_line: list[str] | None = None) -> int:
 
 
 def show(result: EvaluationResult) -> None:
-    """The figures, what was missing, and the paper's tables with ours beside them."""
-    print(*result.notes, result.frame().dropna(axis=1, how="all").to_string(max_colwidth=24), sep="\n")
+    """The figures, what was missing, and the paper's tables with ours beside them; metrics.json holds all fields."""
+    frame = result.frame()[list(SHOWN)].dropna(axis=1, how="all")
+    print(*result.notes, frame.to_string(max_colwidth=40, na_rep=""), sep="\n")
     if result.missing:
         print("\nnot there, and so not measured:", result.missing_frame().to_string(index=False), sep="\n")
     for note, table in comparable_tables(result).items():

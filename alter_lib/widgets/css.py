@@ -3,10 +3,10 @@
 from ..plots.style import BLUE, RED
 
 STYLE = f"""<style>
-.alter-plan {{ line-height: 1.25; font-size: 12px; overflow-x: auto; }}
-.alter-plan .row {{ display: grid; grid-template-columns: 6.6em minmax(180px, 3fr) minmax(110px, 2fr); column-gap: 12px;
+.alter-plan {{ line-height: 1.25; font-size: 12px; overflow-x: auto; container-type: inline-size; }}
+.alter-plan .row {{ display: grid; grid-template-columns: 6.6em minmax(150px, 3fr) minmax(100px, 2fr); column-gap: 12px;
   border-radius: 3px; outline: 2px solid transparent; outline-offset: -1px; }}
-.alter-plan .curve {{ grid-template-columns: 6.6em minmax(302px, 1fr); margin-top: 10px; }}
+.alter-plan .curve {{ grid-template-columns: 6.6em minmax(262px, 1fr); margin-top: 10px; }}
 .alter-plan .name {{ padding: 3px 0 3px 1.5em; white-space: nowrap; position: relative; }}
 .alter-plan .name b {{ display: inline-block; min-width: 1.4em; }}
 .alter-plan .field {{ position: relative; }}
@@ -26,7 +26,8 @@ STYLE = f"""<style>
 .alter-plan .head {{ font-size: 10.5px; }}
 .alter-plan .head .name, .alter-plan .ends {{ align-self: end; }}
 .alter-plan .heading {{ height: 1.3em; position: relative; }}
-.alter-plan .ends {{ display: flex; justify-content: space-between; }}
+.alter-plan .ends {{ display: flex; justify-content: space-between; white-space: nowrap; }}
+@container (max-width: 450px) {{ .heading:last-child, .ends span:nth-child(2) {{ display: none; }} }}
 .alter-calls {{ display: flex; flex-wrap: wrap; gap: 2px; font-size: 11px; }}
 .alter-calls span {{ border: 1px solid; border-radius: 2px; min-width: 1.5em; text-align: center; padding: 0 1px; }}
 </style>"""

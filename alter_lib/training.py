@@ -1,7 +1,7 @@
 """`train`: Algorithm 1 from the first step to the artefact, with progress, history, checkpoints and resume.
 
 python -m alter_lib.training --params params/tiny_sd.yaml --set training.steps=200
-accelerate launch --cpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml
+accelerate launch --multi_gpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml   # on CPUs too
 """
 
 import argparse
@@ -55,7 +55,9 @@ def train(params: Params, callback: Callback | None = None) -> TrainingResult:
     stopped = fit(trainer, folder / "checkpoints", history, callback)
     if not stopped and trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
         write_artefact(trainer, artefact)
-        provenance.record(params, folder, wall_seconds={"training": round(time.perf_counter() - started, 1)})
+        seconds = round(time.perf_counter() - started, 1)
+        processes = trainer.accelerator.num_processes
+        provenance.record(params, folder, wall_seconds={"training": seconds}, processes=processes)
     trainer.accelerator.wait_for_everyone()
     history.close()
     if stopped:

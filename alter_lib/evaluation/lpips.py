@@ -2,6 +2,7 @@
 those that torchmetrics carries; torchmetrics' own class would fetch AlexNet through torchvision.
 """
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..assets import sha256
 from .features import alexnet, channels_first
 from .weights import state_hash
 
@@ -28,7 +30,8 @@ def heads() -> tuple[Tensor, ...]:
 
 @lru_cache(maxsize=1)
 def weights() -> str:
-    return state_hash(alexnet().float())
+    """Hash of network and heads."""
+    return hashlib.sha256((state_hash(alexnet().float()) + sha256(HEADS)).encode()).hexdigest()[:16]
 
 
 def layers(images: np.ndarray) -> list[Tensor]:

@@ -34,8 +34,8 @@ def curve(ax: Axes, history: pd.DataFrame, column: str, color: str, label: str |
 def mark_end(ax: Axes, end: int) -> None:
     """A line at T_end, after which only theta is trained."""
     ax.axvline(end, color=MUTED, linestyle=":", linewidth=1)
-    ax.annotate("$T_{end}$", (end, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                va="top", color=MUTED, fontsize=8)  # fmt: skip
+    ax.annotate("$T_{end}$", (end, 0), (2, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                va="bottom", color=MUTED, fontsize=8)  # fmt: skip
 
 
 @styled

@@ -247,6 +247,9 @@ def _main(options: argparse.Namespace) -> int:
             print(f"{notebook.stem:<18} {notebook.title()}")
         return DONE
     if options.compare:
+        from .quiet import quiet
+
+        quiet()
         from .report_compare import build_comparison
 
         print(f"comparison: {_shown(build_comparison(options.compare))}")

@@ -1,5 +1,7 @@
 """The feature extractors on the embedded pictures: AlexNet (FID-AlexNet) and the dual encoder (proxy text scores)."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,8 @@ def test_features_do_not_depend_on_the_batch(pictures: np.ndarray, features: np.
 
 
 def test_frechet_distance_is_torchmetrics_fid_on_the_same_extractor(pictures: np.ndarray, features: np.ndarray) -> None:
-    fid = FrechetInceptionDistance(feature=alexnet()).set_dtype(torch.float64)
+    # a copy: set_dtype would turn the shared network to double for whoever comes next
+    fid = FrechetInceptionDistance(feature=copy.deepcopy(alexnet())).set_dtype(torch.float64)
     for half, real in ((pictures[:100], True), (pictures[100:200], False)):
         fid.update(channels_first(half), real=real)
     ours = frechet_distance(Moments.of(features[:100]), Moments.of(features[100:200]))

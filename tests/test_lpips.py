@@ -13,7 +13,7 @@ A = RANDOM.integers(0, 256, (3, 64, 48, 3), dtype=np.uint8)
 
 
 def test_is_torchmetrics_class_on_the_same_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "_get_tv_model_features", lambda net, pretrained: alexnet().float().features)
+    monkeypatch.setattr(reference, "_get_tv_model_features", lambda net, pretrained: alexnet().features)
     network = reference._LPIPS(pretrained=True, net="alex")
     b = RANDOM.integers(0, 256, A.shape, dtype=np.uint8)
     with torch.no_grad():

@@ -31,12 +31,12 @@ def heads() -> tuple[Tensor, ...]:
 @lru_cache(maxsize=1)
 def weights() -> str:
     """Hash of network and heads."""
-    return hashlib.sha256((state_hash(alexnet().float()) + sha256(HEADS)).encode()).hexdigest()[:16]
+    return hashlib.sha256((state_hash(alexnet()) + sha256(HEADS)).encode()).hexdigest()[:16]
 
 
 def layers(images: np.ndarray) -> list[Tensor]:
     """Outputs of the five ReLUs for uint8 images [n, H, W, 3], unit length over the channels."""
-    network, kept = alexnet().float(), []
+    network, kept = alexnet(), []
     x = (channels_first(images).float() / 127.5 - 1 - network.shift) / network.scale
     for i, layer in enumerate(network.features):
         x = layer(x)

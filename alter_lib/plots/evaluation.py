@@ -149,8 +149,9 @@ def quality_curve(
     ax.errorbar(
         macs, values, (values - low, high - values), color=color, marker=marker, markersize=4, capsize=2, label=label
     )
-    for x, y, m in zip(macs, values, points, strict=True):
-        ax.annotate(f"{m.steps} steps", (x, y), (5, 5), textcoords="offset points", fontsize=7, color=color)
+    for i, (x, y, m) in enumerate(zip(macs, values, points, strict=True)):
+        offset = (5, 5) if i % 2 == 0 else (5, -11)  # neighbours would cover each other
+        ax.annotate(f"{m.steps} steps", (x, y), offset, textcoords="offset points", fontsize=7, color=color)
 
 
 @styled

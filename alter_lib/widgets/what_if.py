@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, DiTPipeline
 from .. import plots
 from ..evaluation.generation import Sampler
 from ..inference import apply_plan, remove_plan
+from ..params import ROOT, resolve
 from ..patching import patch_of
 from ..plan import ExpertPlan
 from ..plan_file import PlanError
@@ -66,7 +67,8 @@ class WhatIf(widgets.VBox):
         return row(self.interval, self.target, self.reroute, self.reset)
 
     def _saving(self, path: Path) -> widgets.Box:
-        self.path = widgets.Text(str(path), description="save as", layout=WIDE)
+        shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path  # an executed notebook keeps the text
+        self.path = widgets.Text(str(shown), description="save as", layout=WIDE)
         self.save = button("Save plan", self._save, "write the edited plan as plan.json")
         return row(self.path, self.save)
 
@@ -118,7 +120,7 @@ class WhatIf(widgets.VBox):
 
     def _save(self) -> None:
         try:
-            self._say(f"Saved: {save_edited(self.before, self.plan, self.path.value)}.")
+            self._say(f"Saved: {save_edited(self.before, self.plan, resolve(self.path.value))}.")
         except PlanError as error:
             self._say(f"Not saved. {error}.")
 

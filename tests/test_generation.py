@@ -166,7 +166,10 @@ def test_noise_is_bit_identical_and_pixels_are_close_in_batches_of_1_7_and_64(pi
 def draw_as_one_of_two(home: Path, prompts: list[str]) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
-    draw_missing(sampler(tiny_pipeline()), prompts, ImageStore(home), "x", processes=PartialState())
+    PartialState._reset_state()  # a fork inherits the one process of the tests before, and would draw everything
+    processes = PartialState()
+    assert processes.num_processes == 2
+    draw_missing(sampler(tiny_pipeline()), prompts, ImageStore(home), "x", processes=processes)
 
 
 def test_one_and_two_processes_draw_the_same_bits(pipeline, tmp_path: Path) -> None:

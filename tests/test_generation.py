@@ -167,7 +167,7 @@ def draw_as_one_of_two(home: Path, prompts: list[str]) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
     PartialState._reset_state()  # a fork inherits the one process of the tests before, and would draw everything
-    processes = PartialState()
+    processes = PartialState(cpu=True)
     assert processes.num_processes == 2
     draw_missing(sampler(tiny_pipeline()), prompts, ImageStore(home), "x", processes=processes)
 

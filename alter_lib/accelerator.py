@@ -2,7 +2,8 @@
 
 import importlib.util
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
@@ -10,6 +11,16 @@ from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 from .params import Params, ParamsError, Training
 
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
+
+
+def on_cpu(params: Params) -> bool:
+    """Whether accelerate must be told that it runs on CPUs: else each process takes itself for the only one."""
+    return params.backbone.device == "cpu" or not torch.accelerator.is_available()
+
+
+def process_state(params: Params) -> PartialState:
+    """The processes that share work without training."""
+    return PartialState(cpu=on_cpu(params))
 
 
 def make_accelerator(params: Params) -> Accelerator:
@@ -22,7 +33,7 @@ def make_accelerator(params: Params) -> Accelerator:
     AcceleratorState._reset_state()  # a kernel may train a second run, with another precision
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
-        cpu=params.backbone.device == "cpu",
+        cpu=on_cpu(params),
         log_with=trackers(training) or None,  # accelerate warns of an empty list
         project_config=ProjectConfiguration(logging_dir=str(params.run_folder / "logs")),
     )

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
+from ..accelerator import process_state
 from ..backbones import load_backbone
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments, resolve
 from ..params_data import EMBEDDED
@@ -34,7 +35,7 @@ def build(params: Params, pipeline: DiffusionPipeline | None = None) -> dict:
     """
     if params.data.source in EMBEDDED:
         raise ParamsError([f"data.source: {params.data.source} is embedded: it is encoded when training starts"])
-    state = PartialState(cpu=params.backbone.device == "cpu")
+    state = process_state(params)
     torch.manual_seed(params.run.seed)  # as training does: random weights must be the same ones
     pipeline = pipeline or load_backbone(params.backbone, device=str(state.device), cost=params.cost).pipeline
     source, folder = open_source(params.data, num_classes(pipeline) is not None), resolve(params.data.cache_folder)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from ..accelerator import process_state
 from ..assets import AssetError
 from ..backbones import load_backbone
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
@@ -70,7 +71,7 @@ def main(command_line: list[str] | None = None) -> int:
         parser.error("--adm-npz takes one --method and one of --steps")
     try:
         params = params_from_arguments(arguments)
-        processes = PartialState(cpu=params.backbone.device == "cpu")
+        processes = process_state(params)
         sets = draw(params, arguments.method, arguments.steps, processes)
     except (ParamsError, AssetError, PlanError, FileNotFoundError, Unavailable) as error:
         print(error, file=sys.stderr)

@@ -15,10 +15,11 @@ from torch import nn
 
 from .backbones import ADAPTERS, denoiser_of
 from .compaction import check_layers_are_there, dropped_layers
+from .files import whole_files, write_text
 from .model_card import model_card
 from .patching import patch_of
 from .plan import ExpertPlan
-from .plan_file import FILE_NAME, PlanError, write_text
+from .plan_file import FILE_NAME, PlanError
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 
@@ -37,9 +38,9 @@ def save_pipeline(
 ) -> None:
     """Write weights, plan.json and a model card (README.md) to `folder`: an ordinary diffusers pipeline plus its plan.
 
-    plan: None saves the applied one. arguments: those of DiffusionPipeline.save_pretrained. An interrupted save never
-    leaves a folder that loads: model_index.json goes first and comes last.
-    Raises PlanError where there is no plan or it was made for another backbone.
+    plan: None saves the applied one. arguments: those of DiffusionPipeline.save_pretrained. An interrupted save leaves
+    what was there before, or a folder that does not load: model_index.json goes first and comes last.
+    Raises PlanError where there is no plan or it was made for another backbone, OSError where the disk is full.
     """
     patch, denoiser = patch_of(pipe), denoiser_of(pipe)
     plan = plan or (patch and patch.plan)
@@ -49,13 +50,16 @@ def save_pipeline(
     check_layers_are_there(plan, denoiser)
     plan = replace(plan, dropped_layers=dropped_layers(denoiser))
     folder = Path(folder)
-    (folder / "model_index.json").unlink(missing_ok=True)
-    plan.save(folder)
-    write_text(folder / "README.md", model_card(pipe, plan, folder.name))
     adapter = ADAPTERS[type(denoiser).__name__]
     adapter.register_labels(pipe)
-    with adapter.separate(denoiser), patch.layout.without_fused_weights() if patch else nullcontext():
-        pipe.save_pretrained(folder, **arguments)
+    with (
+        whole_files(folder, last="model_index.json") as partial,
+        adapter.separate(denoiser),
+        patch.layout.without_fused_weights() if patch else nullcontext(),
+    ):
+        plan.save(partial)
+        write_text(partial / "README.md", model_card(pipe, plan, folder.name))
+        pipe.save_pretrained(partial, **{"repo_id": folder.name, **arguments})
 
 
 @contextmanager

@@ -7,10 +7,10 @@ python -m alter_lib.assets --write     # regenerate assets/MANIFEST.sha256 after
 
 import argparse
 import hashlib
-import os
 import sys
 from pathlib import Path
 
+from .files import write_text
 from .params import ROOT
 
 DATA = {".json", ".npz", ".safetensors", ".txt"}  # what is loaded; scripts, logs, licences and pictures are not
@@ -71,9 +71,7 @@ def write_manifest(root: Path = ROOT) -> int:
     """Hash every data file under assets/ into the manifest, sorted by path; returns how many."""
     assets = root / "assets"
     files = sorted(file.relative_to(assets).as_posix() for file in assets.rglob("*") if file.suffix in DATA)
-    temporary = _manifest(root).with_suffix(".tmp")
-    temporary.write_text("".join(f"{sha256(assets / name)}  {name}\n" for name in files), encoding="utf-8")
-    os.replace(temporary, _manifest(root))
+    write_text(_manifest(root), "".join(f"{sha256(assets / name)}  {name}\n" for name in files))
     return len(files)
 
 

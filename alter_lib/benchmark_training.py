@@ -23,7 +23,7 @@ from .benchmark.forward import random_plan, spread
 from .benchmark.training import pin
 from .data.encode import vae_factor
 from .data.latents import Batch
-from .evaluation.result import write_json
+from .files import write_json
 from .params import Params, ParamsError, add_params_arguments, load_params, params_from_arguments
 from .provenance import command, git_state, hardware, now, versions
 from .timing import random_inputs, timed

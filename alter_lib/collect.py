@@ -5,7 +5,6 @@ python -m alter_lib.collect runs/ablations --out results/ablations/table.csv    
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from .files import whole
 from .plan import ExpertPlan, PlanError
 
 NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as workflow/Snakefile names its runs
@@ -67,10 +67,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """CSV or, by the suffix, parquet; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    table.to_parquet(temporary) if path.suffix == ".parquet" else table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        table.to_parquet(partial) if path.suffix == ".parquet" else table.to_csv(partial, index=False)
 
 
 def main() -> int:

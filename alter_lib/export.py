@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import ADAPTERS
+from .files import whole
 from .inference import load_pipeline
 from .patching import Patch, patch_of
 from .plan import ExpertPlan
@@ -69,9 +69,8 @@ def export_experts(
     if (patch := patch_of(pipe)) is None:
         raise PlanError("export: no plan is applied (apply_plan, load_pipeline)")
     folder, plan = Path(folder), patch.plan
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with whole(folder) as partial:
+        partial.mkdir()
         models = {}
         for expert in tqdm(distinct_experts(plan), desc="export", unit="expert"):
             inputs = random_inputs(pipe, resolution or plan.cost.resolution, 2)
@@ -80,10 +79,6 @@ def export_experts(
         for expert, model in models.items():
             onnx_ir.save(model, partial / file_name(expert))
         plan.save(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def file_name(expert: int) -> str:

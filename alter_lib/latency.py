@@ -11,8 +11,8 @@ from torch import nn
 
 from .backbones import Backbone
 from .costs import CostTable
+from .files import write_json
 from .params import Params, ParamsError
-from .plan_file import write_text
 from .timing import Call, call_at, interleaved, random_inputs
 
 FILE_NAME = "latency.json"
@@ -34,7 +34,7 @@ def with_latency(backbone: Backbone, params: Params) -> Backbone:
     if not path.exists():
         with torch.random.fork_rng():
             measured = profile(backbone, params.cost.batch_size)
-        write_text(path, json.dumps(asdict(measured), indent=1) + "\n")
+        write_json(path, asdict(measured))
     table = read_table(path)
     if table.device != device_name(device):
         raise ParamsError([f"{path}: measured on {table.device}, this is {device_name(device)}; remove it to go on"])

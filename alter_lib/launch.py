@@ -7,6 +7,7 @@ import sys
 
 import yaml
 
+from .files import write_text
 from .params import ROOT, Params
 
 PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}  # seconds for a checkpoint after Ctrl-C or SIGTERM, instead of 30
@@ -28,9 +29,8 @@ def launch_training(params: Params) -> None:
     An interrupt reaches the processes, which save and leave; it is raised when they have.
     Raises CalledProcessError where a process fails; the run's checkpoints then serve the next call.
     """
-    params.run_folder.mkdir(parents=True, exist_ok=True)
     path = params.run_folder / "launched.yaml"
-    path.write_text(yaml.safe_dump(params.dump(), sort_keys=False))
+    write_text(path, yaml.safe_dump(params.dump(), sort_keys=False))
     command = launch_command(str(path), params.training.num_processes)
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | PATIENCE) as process:
         try:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
 
+from .files import write_text
+
 FORMAT = "alter-plan/1"
 FILE_NAME = "plan.json"
 
@@ -109,14 +111,6 @@ def write_plan_file(path: Path, content: dict[str, Any]) -> None:
     """Write `content` atomically as JSON that people read and compare too."""
     items = ",\n".join(f"  {json.dumps(key)}: {_lines(value)}" for key, value in content.items())
     write_text(path, "{\n" + items + "\n}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically: `path` holds either its old content or all of the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def encode_routing(routing: list[int]) -> list[list[int]]:

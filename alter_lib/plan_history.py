@@ -1,6 +1,5 @@
 """How the plan changed while it was learned: masks and routing of a run at some of its steps, in plan_history.npz."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
+from .files import whole
 from .params import Params
 from .plan import ExpertPlan
 
@@ -76,9 +76,8 @@ class PlanRecorder:
         return PlanHistory(np.array(self.steps), np.stack(self.masks), np.stack(self.routing))
 
     def _save(self) -> None:
-        history, temporary = self.history, self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        history = self.history
+        with whole(self.path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file, steps=history.steps, masks=history.masks, routing=history.routing.astype(np.int16)
             )
-        os.replace(temporary, self.path)

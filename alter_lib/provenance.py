@@ -20,19 +20,12 @@ from typing import Any
 
 import yaml
 
+from .files import write_json, write_text
 from .params import ROOT, Params
 
 PACKAGES = (
     "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "torchmetrics", "pydantic", "papermill",
 )  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def now() -> str:
@@ -131,5 +124,5 @@ def record(params: Params, folder: Path, **extra: Any) -> dict[str, Any]:
     for name, value in extra.items():
         new[name] = {**old.get(name, {}), **value} if isinstance(value, Mapping) else value
     write_text(folder / "params.yaml", yaml.safe_dump(params.dump(), sort_keys=False, allow_unicode=True))
-    write_text(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, new)
     return new

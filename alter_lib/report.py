@@ -13,10 +13,10 @@ import nbformat
 import yaml
 
 from . import report_cells
+from .files import write_text
 from .params import Params
 from .plan import ExpertPlan
 from .progress import clock
-from .provenance import write_text
 from .report_answers import answers
 from .report_findings import Finding, figure, findings, key_figures
 from .report_page import read_json, render

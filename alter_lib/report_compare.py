@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .evaluation import EvaluationResult
+from .files import write_text
 from .params import Params, ParamsError, load_params
 from .plan import ExpertPlan
-from .provenance import write_text
 from .report import facts
 from .report_cells import data_uri
 from .report_findings import Figures, Finding, findings, key_figures

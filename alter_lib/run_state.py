@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import write_text
 from .params import ROOT, Params, resolve
-from .provenance import write_text
 
 NO_RESULT = {"notebooks", "checkpoints", "cache", "logs"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them

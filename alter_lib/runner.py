@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import provenance
+from . import files, provenance
 from .assets import AssetError, verified
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .progress import Progress, about, clock, earlier_seconds
@@ -118,7 +118,7 @@ def make_portable(path: Path) -> None:
     record = notebook.metadata.get("papermill", {})
     for key in record.keys() & {"input_path", "output_path"}:
         record[key] = provenance.relative(record[key]).replace(".partial.", ".")
-    provenance.write_text(path, nbformat.writes(notebook) + "\n")
+    files.write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def _relative_strings(value: Any) -> Any:

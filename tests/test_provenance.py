@@ -59,11 +59,3 @@ def test_a_second_record_merges_mappings_replaces_values_and_keeps_the_command_o
 def test_places_of_the_machine_are_cut_out():
     text = f"{ROOT}/alter_lib/x.py {ROOT} {ROOT}x {sys.prefix}/lib {Path.home()}/data"
     assert provenance.relative(text) == f"alter_lib/x.py . {ROOT}x <env>/lib ~/data"
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
-    path = tmp_path / "a" / "b.txt"
-    provenance.write_text(path, "one")
-    with pytest.raises(UnicodeEncodeError):
-        provenance.write_text(path, "two \ud800")
-    assert path.read_text() == "one"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.result import write_json
+from ..files import write_json
 from ..latency import profile
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
 from ..plan import ExpertPlan, PlanError

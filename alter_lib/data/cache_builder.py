@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
+from ..files import whole, write_json
 from ..params import Data
 from . import cache_files as files
 from .encode import encode_images, encode_text, resolution_of, vae_factor
@@ -46,7 +47,7 @@ class Builder:
         facts = {"read": len(rows) + skipped.total(), "kept": len(rows), "captions": sum(len(r.captions) for r in rows)}
         sizes = self.write(shard, rows, latents) if rows else {}
         facts |= {"skipped": dict(sorted(skipped.items())), "bytes": sizes}
-        files.write_json(files.file_of(self.folder, "shard", shard), facts)
+        write_json(files.file_of(self.folder, "shard", shard), facts)
 
     def latents(self, squares: np.ndarray) -> dict[str, torch.Tensor]:
         images = torch.from_numpy(squares)
@@ -69,8 +70,9 @@ class Builder:
             captions = [caption for row in rows for caption in row.captions]
             tensors["text"] = {"states": encode_text(self.pipeline, captions).to(self.dtype)}
         for kind, values in tensors.items():
-            files.write_whole(paths[kind], lambda path, values=values: save_file(values, path))
-            shutil.copymode(paths["index"], paths[kind])  # save_file leaves it to its owner alone
+            with whole(paths[kind]) as partial:
+                save_file(values, partial)
+                shutil.copymode(paths["index"], partial)  # save_file leaves it to its owner alone
         return {kind: path.stat().st_size for kind, path in paths.items() if path.exists()}
 
     def bytes_per_sample(self) -> dict[str, int]:

@@ -9,10 +9,8 @@ text-00000.safetensors      states [captions, tokens, D], in the order of the in
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +22,8 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 from safetensors import safe_open
 
+from ..files import whole, write_json
+
 FORMAT = "alter-cache/1"
 SUFFIXES = {"index": "arrow", "latents": "safetensors", "text": "safetensors", "shard": "json"}
 INTEGER = Value("int64")
@@ -31,26 +31,10 @@ INDEX = Features({"start": INTEGER, "length": INTEGER, "captions": List(Value("s
                   "first_caption": INTEGER, "label": INTEGER})  # fmt: skip
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(temporary path)`, then onto the disk and under its name at once: no half-written file bears it."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def write_json(path: Path, content: dict) -> None:
-    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=1) + "\n"))
-
-
 def write_index(path: Path, rows: list[dict]) -> None:
-    def write(partial: Path) -> None:
-        with ArrowWriter(path=str(partial), features=INDEX) as writer:
-            writer.write_batch({name: [row[name] for row in rows] for name in INDEX})
-            writer.finalize()
-
-    write_whole(path, write)
+    with whole(path) as partial, ArrowWriter(path=str(partial), features=INDEX) as writer:
+        writer.write_batch({name: [row[name] for row in rows] for name in INDEX})
+        writer.finalize()
 
 
 def file_of(folder: Path, kind: str, shard: int) -> Path:

@@ -4,12 +4,12 @@ python -m alter_lib.evaluation.generate --params F --method alter --steps 250 --
 python evaluator.py VIRTUAL_imagenet256_labeled.npz samples.npz      # TensorFlow, in an environment of its own
 """
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ..files import whole
 from .image_store import ImageSet
 
 COMMAND = "python evaluator.py VIRTUAL_imagenet256_labeled.npz {}"
@@ -17,14 +17,15 @@ COMMAND = "python evaluator.py VIRTUAL_imagenet256_labeled.npz {}"
 
 def write_adm(images: ImageSet, path: Path) -> None:
     """One npz with arr_0 uint8 [N, H, W, 3], written batch by batch: 50 k images of 256 px are 9.8 GB."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     batches = images.batches()
     first = next(batches)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape[1:])}
-    with zipfile.ZipFile(temporary, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+    with (
+        whole(path) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
         np.lib.format.write_array_header_1_0(file, header)
         file.write(first.tobytes())
         for batch in batches:
             file.write(batch.tobytes())
-    os.replace(temporary, path)

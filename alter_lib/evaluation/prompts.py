@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from ..assets import sha256
+from ..files import write_json
 from ..params import Evaluation, ParamsError, resolve
-from .result import write_json
 
 FORMAT = "alter-prompts/1"
 SELECTION_SEED = 42

@@ -1,7 +1,6 @@
 """What an evaluation hands back, and the metrics.json that it writes (design: runs/<name>/metrics.json)."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+
+from ..files import whole, write_json
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,10 @@ class Grid:
     timesteps: dict[str, list[float]]
 
     def save(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
         calls = {f"timesteps/{method}": np.asarray(values) for method, values in self.timesteps.items()}
-        with temporary.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, prompts=np.asarray(self.prompts), **calls,
                                 **{f"images/{method}": images for method, images in self.images.items()})  # fmt: skip
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -157,10 +156,3 @@ def metrics_as_dicts(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     """Without the fields that say nothing."""
     return [{key: value for key, value in asdict(metric).items() if value not in (None, "")} for metric in metrics]
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Atomically. Not-a-number and infinity are refused: JSON has neither."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

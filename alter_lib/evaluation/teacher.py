@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone
+from ..files import write_json
 from ..params import Params, ParamsError, resolve
 from ..provenance import command, git_state, hardware, now, versions
 from .generation import Sampler, generate, sampler_scheduler, weights_hash
 from .judge import Judge, Measured
 from .protocol import Protocol
-from .result import Metric, metrics_as_dicts, write_json
+from .result import Metric, metrics_as_dicts
 
 FORMAT = "alter-teacher-results/1"
 REAL = "real"

@@ -7,7 +7,6 @@ Figures are made without pyplot, so that no global state is kept and nothing is 
 
 import functools
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..files import whole
 from ..params import Params
 
 P, R = ParamSpec("P"), TypeVar("R")
@@ -139,11 +139,9 @@ def save(drawn: Figure | Axes | Sequence[Axes], params: Params, name: str) -> Sa
     first = drawn if isinstance(drawn, Figure | Axes) else list(drawn)[0]
     figure = first if isinstance(first, Figure) else first.figure
     path = params.run_folder / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "pdf"):  # in this order: drawing nudges the layout, and the PNG is to be as drawn anew
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(rendered(figure, kind))
-        os.replace(temporary, path.with_suffix(f".{kind}"))
+        with whole(path.with_suffix(f".{kind}")) as partial:
+            partial.write_bytes(rendered(figure, kind))
     return Saved(path, description(figure))
 
 

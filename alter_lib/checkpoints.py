@@ -2,10 +2,9 @@
 
 `checkpoints/step-000200/` holds {name}.safetensors and state.json, which lists the SHA-256 of each of them;
 `checkpoints/latest` is a link to the newest. A crash, a full disk or a kill in the middle leaves a `.partial` folder
-that nobody reads; what the disk damaged later is found by its hash.
+that nobody reads and the next save removes; what the disk damaged later is found by its hash.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from .assets import sha256
+from .files import remove, to_disk
 from .params import ParamsError
 
 STATE = "state.json"
@@ -29,25 +30,32 @@ def unshared(module: torch.nn.Module) -> Tensors:
     return {name: value for name, value in state.items() if first.setdefault(value.data_ptr(), name) == name}
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def to_disk(path: Path) -> None:
-    """A file's bytes, or a folder's entries, are on the disk when this returns (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of `step` into `folder` and remove older ones than the last `keep`; returns its path."""
+    """Write the checkpoint of `step` into `folder` and remove older ones than the last `keep`; returns its path.
+
+    On a full or read-only disk (`files.disk_fault`) the checkpoints that are there stay.
+    """
     target, partial = folder / f"step-{step:06d}", folder / f"step-{step:06d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left_over in folder.glob("*.partial"):  # of a process that was killed: one at a time writes here
+        remove(left_over)
     partial.mkdir(parents=True)
+    try:
+        fill(partial, step, tensors, state)
+    except BaseException:
+        remove(partial)  # or it would fill a full disk
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    to_disk(folder)
+    point_to(target)
+    to_disk(folder)
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def fill(partial: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any]) -> None:
+    """The files of a checkpoint, onto the disk."""
     hashes = {}
     for name, values in tensors.items():
         file = partial / f"{name}.safetensors"
@@ -57,13 +65,6 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
     (partial / STATE).write_text(json.dumps({"step": step, "sha256": hashes, **state}, indent=1))
     to_disk(partial / STATE)
     to_disk(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    point_to(target)
-    to_disk(folder)
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
-    return target
 
 
 def point_to(target: Path) -> None:
@@ -76,7 +77,7 @@ def point_to(target: Path) -> None:
 
 def complete(folder: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if not path.suffix)
+    return sorted((path for path in folder.glob("step-*") if not path.suffix), key=lambda path: int(path.name[5:]))
 
 
 def damage(path: Path) -> str | None:
@@ -92,16 +93,22 @@ def damage(path: Path) -> str | None:
 def last_whole(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; None where there is none at all. Damaged ones are set aside with a line.
 
-    Raises ParamsError where every one is damaged.
+    Raises ParamsError where every one is damaged; they stay where they are.
     """
-    found = complete(folder)
-    for path in reversed(found):
-        if not (reason := damage(path)):
-            return path
-        path.rename(path.with_suffix(".damaged"))
-        print(f"checkpoints: {path.name} is damaged ({reason}): going on from the one before", file=sys.stderr)
-    if found:
-        raise ParamsError([f"{folder}: no whole checkpoint is left; remove the folder to start again"])
+    damaged: dict[Path, str] = {}
+    for path in reversed(complete(folder)):
+        if reason := damage(path):
+            damaged[path] = reason
+            continue
+        for other, why in damaged.items():
+            aside = other.with_suffix(".damaged")
+            remove(aside)  # an earlier one of the same step
+            other.rename(aside)
+            print(f"checkpoints: {other.name} is damaged ({why}): going on from {path.name}", file=sys.stderr)
+        return path
+    if damaged:
+        why = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
+        raise ParamsError([f"{folder}: no whole checkpoint is left ({why}); remove the folder to start again"])
     return None
 
 

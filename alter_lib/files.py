@@ -4,14 +4,18 @@ All of the project's results are written by these functions. A kill, a full disk
 what was there before; a `.name.PID.partial` that a kill left behind is removed by the next write of the same name.
 """
 
+import errno
 import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def to_disk(path: Path) -> None:
@@ -100,6 +104,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def disk_fault(error: object) -> str | None:
+    """ "No space left on device" and its like where that is what `error` or its text speaks of, else None.
+
+    Told by the number in the text: safetensors has an error class of its own for it, and a notebook leaves only text.
+    """
+    number = re.search(r"(?:\[Errno |os error )(\d+)", str(error))
+    return os.strerror(int(number[1])) if number and int(number[1]) in DISK_FAULTS else None
 
 
 def is_alive(pid: int) -> bool:

@@ -38,6 +38,19 @@ def test_a_batch_of_pngs_that_was_cut_short_is_not_there(tmp_path: Path) -> None
     assert store.present() == {0, 1, 2, 5, 6}
 
 
+@pytest.mark.parametrize("image_format", ["npz", "png"])
+def test_a_batch_that_the_disk_damaged_is_drawn_again(
+    tmp_path: Path, image_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = filled(tmp_path / "x", image_format)
+    file = store.batch_files()[3]
+    file.write_bytes(file.read_bytes()[:-5])
+    assert store.present() == {0, 1, 2, 5, 6}
+    assert capsys.readouterr().err.startswith(f"{file}: damaged (") and not file.exists()
+    store.write([3, 4], IMAGES[[3, 4]])
+    np.testing.assert_array_equal(store.read(range(7)), IMAGES)
+
+
 def test_adm_npz_holds_arr_0(tmp_path: Path) -> None:
     write_adm(ImageSet(filled(tmp_path / "x", "npz"), 7), tmp_path / "samples.npz")
     with np.load(tmp_path / "samples.npz") as arrays:

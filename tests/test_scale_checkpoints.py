@@ -77,7 +77,7 @@ def test_the_spare_serves_where_the_last_is_damaged(tmp_path: Path, capsys: pyte
         (last / {"remove": "student.safetensors", "no state": "state.json"}[harm]).unlink()
     assert checkpoints.last_whole(tmp_path) == spare
     line = capsys.readouterr().err
-    assert line.startswith("checkpoints: step-000002 is damaged (") and line.endswith("going on from the one before\n")
+    assert line.startswith("checkpoints: step-000002 is damaged (") and line.endswith("going on from step-000001\n")
     assert (tmp_path / "step-000002.damaged").is_dir()  # set aside, so that a later step 2 is not taken for it
     assert save(tmp_path, 2) == checkpoints.last_whole(tmp_path)
 
@@ -85,5 +85,28 @@ def test_the_spare_serves_where_the_last_is_damaged(tmp_path: Path, capsys: pyte
 def test_none_is_whole(tmp_path: Path) -> None:
     assert checkpoints.last_whole(tmp_path) is None
     os.truncate(save(tmp_path, 1) / "plan.safetensors", 9)
-    with pytest.raises(ParamsError, match="no whole checkpoint is left; remove the folder to start again"):
-        checkpoints.last_whole(tmp_path)
+    for _ in range(2):  # asked again, it does not start anew over what is left
+        with pytest.raises(ParamsError, match=r"no whole checkpoint is left \(step-000001: .*; remove the folder"):
+            checkpoints.last_whole(tmp_path)
+
+
+def test_the_same_step_damaged_twice(tmp_path: Path) -> None:
+    spare = save(tmp_path, 1)
+    for _ in range(2):
+        (save(tmp_path, 2) / "state.json").write_text("{")
+        assert checkpoints.last_whole(tmp_path) == spare
+    assert (tmp_path / "step-000002.damaged" / "state.json").read_text() == "{"
+
+
+def test_checkpoints_beyond_a_million_steps_stay_in_order(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        save(tmp_path, step)
+    assert checkpoints.last_whole(tmp_path).name == "step-1000000"
+
+
+def test_what_a_kill_left_of_another_step_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "step-000003.partial").mkdir()
+    (tmp_path / "step-000003.partial" / "student.safetensors").write_text("half")
+    assert checkpoints.last_whole(tmp_path) is None
+    save(tmp_path, 5)
+    assert sorted(os.listdir(tmp_path)) == ["latest", "step-000005"]

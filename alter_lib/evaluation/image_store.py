@@ -1,10 +1,12 @@
 """Drawn images on disk, batch by batch: whole batches are there or are not, so that work that was killed goes on.
 
-npz: one compressed shard a batch. png: one file an image, and one list a batch that is written last.
+npz: one compressed shard a batch. png: one file an image, and one list a batch that is written last. A shard or list
+that the disk damaged is removed with a line, and its batch drawn again.
 """
 
 import json
-import os
+import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import to_disk, whole
 from .resizing import read_files, resized
 
 
@@ -25,31 +28,34 @@ class ImageStore:
 
     def present(self) -> set[int]:
         """Indices of all images of whole batches."""
-        if self.image_format == "png":
-            return {i for batch in self.home.glob("*.json") for i in json.loads(batch.read_text())}
-        return set(self.shards())
+        return set(self.batch_files())
 
-    def shards(self) -> dict[int, Path]:
-        """{index: its shard}."""
+    def batch_files(self) -> dict[int, Path]:
+        """{index: the shard (npz) or list (png) that names it}."""
         found = {}
-        for shard in sorted(self.home.glob("*.npz")):
-            with np.load(shard) as arrays:
-                found |= dict.fromkeys(arrays["indices"].tolist(), shard)
+        for file in sorted(self.home.glob(f"[0-9]*.{self.suffix}")):
+            try:
+                found |= dict.fromkeys(indices_of(file), file)
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                print(f"{file}: damaged ({error}): removed, its images are drawn again", file=sys.stderr)
+                file.unlink()
         return found
+
+    @property
+    def suffix(self) -> str:
+        """Of the file that makes a batch whole."""
+        return "json" if self.image_format == "png" else "npz"
 
     def write(self, indices: Sequence[int], images: np.ndarray) -> None:
         """Add a batch, uint8 [n, H, W, 3]."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        last = self.home / f"{indices[0]:06d}.{'json' if self.image_format == 'png' else 'npz'}"
-        temporary = last.with_suffix(".tmp")
-        if self.image_format == "png":
-            for i, image in zip(indices, images, strict=True):
-                Image.fromarray(image).save(self.png(i))
-            temporary.write_text(json.dumps(list(indices)))
-        else:
-            with temporary.open("wb") as file:
+        with whole(self.home / f"{indices[0]:06d}.{self.suffix}") as partial, partial.open("wb") as file:
+            if self.image_format == "png":
+                for i, image in zip(indices, images, strict=True):
+                    Image.fromarray(image).save(self.png(i))
+                    to_disk(self.png(i))
+                file.write(json.dumps(list(indices)).encode())
+            else:
                 np.savez_compressed(file, indices=np.asarray(indices), images=images)
-        os.replace(temporary, last)
 
     def png(self, i: int) -> Path:
         return self.home / f"{i:06d}.png"
@@ -65,7 +71,7 @@ class ImageStore:
         if self.image_format == "png":
             yield from read_files([self.png(i) for i in indices], size, method, batch_size)
             return
-        shards, kept = self.shards(), (None, {})
+        shards, kept = self.batch_files(), (None, {})
         for first in range(0, len(indices), batch_size):
             images = []
             for i in indices[first : first + batch_size]:
@@ -73,6 +79,14 @@ class ImageStore:
                     kept = (shards[i], load_shard(shards[i]))
                 images.append(kept[1][i])
             yield resized(np.stack(images), size, method)
+
+
+def indices_of(file: Path) -> list[int]:
+    """The images of one batch."""
+    if file.suffix == ".json":
+        return json.loads(file.read_text())
+    with np.load(file) as arrays:
+        return arrays["indices"].tolist()
 
 
 def load_shard(shard: Path) -> dict[int, np.ndarray]:

@@ -19,7 +19,7 @@ from alter_lib.evaluation.generation import (
     weights_hash,
 )
 from alter_lib.evaluation.image_store import ImageStore
-from alter_lib.params import Params, ParamsError, Sampling
+from alter_lib.params import ParamsError, Sampling, load_params
 
 PROMPTS = ["red apple", "ghost", "pizza", "house", "snail"]
 
@@ -168,7 +168,7 @@ def draw_as_one_of_two(home: Path, prompts: list[str]) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
     PartialState._reset_state()  # a fork inherits the one process of the tests before, and would draw everything
-    processes = process_state(Params())
+    processes = process_state(load_params("params/smoke.yaml"))
     assert processes.num_processes == 2
     draw_missing(sampler(tiny_pipeline()), prompts, ImageStore(home), "x", processes=processes)
 

@@ -5,18 +5,19 @@ python -m alter_lib.assets             # check all
 python -m alter_lib.assets --write     # regenerate assets/MANIFEST.sha256 after an asset was rebuilt
 """
 
-import argparse
 import hashlib
 import sys
 from pathlib import Path
 
+from .command_line import Parser, exit_code
+from .faults import BadInput
 from .files import write_text
 from .params import ROOT
 
 DATA = {".json", ".npz", ".safetensors", ".txt"}  # what is loaded; scripts, logs, licences and pictures are not
 
 
-class AssetError(ValueError):
+class AssetError(BadInput):
     """An asset is missing, damaged or unlisted; the message names the file."""
 
 
@@ -76,19 +77,20 @@ def write_manifest(root: Path = ROOT) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.assets", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m alter_lib.assets", description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="regenerate assets/MANIFEST.sha256")
-    if parser.parse_args(arguments).write:
-        print(write_manifest(), "files listed")
-        return 0
-    try:
-        for name, digest in listed().items():
-            _check(ROOT, name, digest)
-    except AssetError as error:
-        print(error, file=sys.stderr)
-        return 2
+    options = parser.parse_args(arguments)
+    return exit_code(_list if options.write else _check_all, options.debug)
+
+
+def _list() -> None:
+    print(write_manifest(), "files listed")
+
+
+def _check_all() -> None:
+    for name, digest in listed().items():
+        _check(ROOT, name, digest)
     print(len(listed()), "files as listed")
-    return 0
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from tqdm.auto import tqdm
 
 from .benchmark.forward import random_plan, spread
 from .benchmark.training import pin
+from .command_line import Parser, exit_code
 from .data.encode import vae_factor
 from .data.latents import Batch
 from .files import write_json
-from .params import Params, ParamsError, add_params_arguments, load_params, params_from_arguments
+from .params import Params, add_params_arguments, load_params, params_from_arguments
 from .provenance import command, git_state, hardware, now, versions
 from .timing import random_inputs, timed
 from .trainer import Trainer
@@ -234,7 +235,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def main(command_line: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.benchmark_training", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m alter_lib.benchmark_training", description=__doc__.splitlines()[0])
     add_params_arguments(parser)
     parser.add_argument("--device", help="in place of backbone.device")
     parser.add_argument("--batch-size", type=int, help="of this device; default: training.batch_size / num_processes")
@@ -242,19 +243,18 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--peak-tflops", type=float, help="of the device in training.mixed_precision, for the MFU")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there")
     arguments = parser.parse_args(command_line)
-    try:
-        params = params_from_arguments(arguments)
-        if arguments.device:
-            params = load_params(params.dump(), {"backbone.device": arguments.device})
-        batch_size = arguments.batch_size or params.training.batch_size // params.training.num_processes
-        result = benchmark(params, batch_size, arguments.repeats, arguments.peak_tflops)
-    except (ParamsError, FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _main(arguments), arguments.debug, "starts again")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    params = params_from_arguments(arguments)
+    if arguments.device:
+        params = load_params(params.dump(), {"backbone.device": arguments.device})
+    batch_size = arguments.batch_size or params.training.batch_size // params.training.num_processes
+    result = benchmark(params, batch_size, arguments.repeats, arguments.peak_tflops)
     if arguments.out:
         write_json(arguments.out, result)
     print(*lines(result), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from .command_line import Parser, exit_code
 from .files import whole
 from .plan import ExpertPlan, PlanError
 
@@ -72,18 +73,17 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder of runs")
     parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.parquet")
     options = parser.parse_args()
-    try:
+
+    def work() -> None:
         table, left_out = collect(options.folder)
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
-    write_table(table, options.out)
-    print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
-    return 0
+        write_table(table, options.out)
+        print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
+
+    return exit_code(work, options.debug)
 
 
 if __name__ == "__main__":

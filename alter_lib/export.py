@@ -7,7 +7,6 @@ which the graphs refer to as external data, `plan.json` the routing. Only onnxru
 `ExportedExperts`, and docs/deployment.md shows the same in a few lines.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,6 +24,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import ADAPTERS
+from .command_line import Parser, exit_code
+from .faults import BadInput
 from .files import whole
 from .inference import load_pipeline
 from .patching import Patch, patch_of
@@ -186,19 +187,20 @@ class ExportedExperts:
 
 
 def main(command_line: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.export", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m alter_lib.export", description=__doc__.splitlines()[0])
     parser.add_argument("artefact", help="folder or hub id of a pipeline with its plan")
     parser.add_argument("out", help="folder to write, replaced as a whole")
     parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"), help="latent size; default: the plan's")
     arguments = parser.parse_args(command_line)
-    try:
-        pipe = load_pipeline(arguments.artefact)
-        export_experts(pipe, arguments.out, arguments.resolution and tuple(arguments.resolution))
-    except (PlanError, ModuleNotFoundError) as error:
-        print(f"{error}; pip install alter-lib[deploy]" if isinstance(error, ModuleNotFoundError) else error,
-              file=sys.stderr)  # fmt: skip
-        return 2
-    return 0
+
+    def work() -> None:
+        try:
+            pipe = load_pipeline(arguments.artefact)
+            export_experts(pipe, arguments.out, arguments.resolution and tuple(arguments.resolution))
+        except ModuleNotFoundError as error:
+            raise BadInput(f"{error}; pip install alter-lib[deploy]") from error
+
+    return exit_code(work, arguments.debug)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a run records of each step: history.csv, the trackers, and the clock that tells the phases apart."""
 
 import csv
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from .files import whole
 from .params import Params
 
 HISTORY = (
@@ -86,11 +88,12 @@ class History:
         if accelerator.is_main_process:
             path = params.run_folder / "history.csv"
             rows = earlier(path, step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("w", newline="", buffering=1)
+            with whole(path) as partial, partial.open("w", newline="") as file:
+                writer = csv.DictWriter(file, HISTORY)
+                writer.writeheader()
+                writer.writerows(rows)
+            self.file = path.open("a", newline="", buffering=1)
             self.writer = csv.DictWriter(self.file, HISTORY)
-            self.writer.writeheader()
-            self.writer.writerows(rows)
         if accelerator.log_with:
             accelerator.init_trackers(params.run.name, flat(params))
 
@@ -98,6 +101,11 @@ class History:
         if self.file:
             self.writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
         self.accelerator.log({key: v for key, v in row.items() if not isinstance(v, str)}, step=row["step"])
+
+    def to_disk(self) -> None:
+        """Called before a checkpoint is written: it never knows of a step whose row a power cut could still take."""
+        if self.file:
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Ends the trackers, and the group of processes with them."""
@@ -107,11 +115,16 @@ class History:
 
 
 def earlier(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows of a history.csv up to `step`; none where there is no such file."""
+    """The rows of a history.csv up to `step`, or to the first that a kill or a power cut left incomplete."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+    rows: list[dict[str, str]] = []
+    with path.open(newline="", errors="replace") as file:
+        for row in csv.DictReader(file):
+            if len(rows) == step or row["step"] != str(len(rows) + 1) or None in (*row, *row.values()):
+                break
+            rows.append(row)
+    return rows
 
 
 def flat(params: Params) -> dict[str, str | float | bool]:

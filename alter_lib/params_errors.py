@@ -4,8 +4,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .faults import BadInput
 
-class ParamsError(ValueError):
+
+class ParamsError(BadInput):
     """Bad params; `faults` holds one line a fault, `str(error)` all of them.
 
     A line reads `params/x.yaml: training.steps: 'abc' is not an integer >= 1`.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
 
+from .faults import BadInput
 from .files import write_text
 
 FORMAT = "alter-plan/1"
@@ -19,7 +20,7 @@ Count = Annotated[StrictInt, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 
 
-class PlanError(ValueError):
+class PlanError(BadInput):
     """A plan that is missing, damaged, inconsistent, or made for another backbone. One line."""
 
 

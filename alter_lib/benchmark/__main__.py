@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ..command_line import Parser, exit_code
 from ..files import write_json
 from ..latency import profile
-from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
+from ..params import Params, add_params_arguments, params_from_arguments
 from ..plan import ExpertPlan, PlanError
 from ..provenance import command, git_state, hardware, now, versions
 from ..schedules import visited_timesteps
@@ -112,7 +113,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def parsed(command_line: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.benchmark", description=text.splitlines()[0])
+    parser = Parser(prog="python -m alter_lib.benchmark", description=text.splitlines()[0])
     add_params_arguments(parser)
     parser.add_argument("--plan", help="plan.json or its folder; default: the run's own, if it has one")
     parser.add_argument("--plans", type=int, default=20, help="random plans (default 20)")
@@ -128,18 +129,17 @@ def parsed(command_line: list[str] | None) -> argparse.Namespace:
 
 def main(command_line: list[str] | None = None) -> int:
     arguments = parsed(command_line)
-    try:
-        params = params_from_arguments(arguments)
-        path = arguments.plan or params.run_folder / "alter"
-        plan = ExpertPlan.load(path) if arguments.plan or (path / "plan.json").is_file() else None
-        result = benchmark(params, plan, arguments)
-    except (ParamsError, PlanError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _main(arguments), arguments.debug, "starts again")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    params = params_from_arguments(arguments)
+    path = arguments.plan or params.run_folder / "alter"
+    plan = ExpertPlan.load(path) if arguments.plan or (path / "plan.json").is_file() else None
+    result = benchmark(params, plan, arguments)
     if arguments.out:
         write_json(arguments.out, result)
     print(*lines(result), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Each process encodes shards of the source; a shard is written whole or not at al
 interruption. Where data.cache_latents is false, the pictures are decoded once to find those that can't be used.
 """
 
-import argparse
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..accelerator import process_state
 from ..backbones import load_backbone
+from ..command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments, resolve
 from ..params_data import EMBEDDED
 from . import cache_files as files
@@ -99,19 +99,15 @@ def expected(builder: Builder) -> str:
 
 def main() -> int:
     """Exit codes: 0 done; 2 bad input, one line a fault; 130 interrupted, to go on from the shards that are there."""
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.data.cache", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m alter_lib.data.cache", description=__doc__.splitlines()[0])
     add_params_arguments(parser)
-    started = time.perf_counter()
-    try:
-        build(params_from_arguments(parser.parse_args()))
-    except (ParamsError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the next shard", file=sys.stderr)
-        return 130
-    print(f"{time.perf_counter() - started:.0f} s")
-    return 0
+    options, started = parser.parse_args(), time.perf_counter()
+
+    def work() -> None:
+        build(params_from_arguments(options))
+        print(f"{time.perf_counter() - started:.0f} s")
+
+    return exit_code(work, options.debug, "goes on with the next shard")
 
 
 if __name__ == "__main__":

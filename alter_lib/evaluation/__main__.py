@@ -4,10 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..assets import AssetError
 from ..backbones import load_backbone
+from ..command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
-from ..plan_file import PlanError
 from .evaluator import evaluate
 from .judge import Judge
 from .our_tables import comparable_tables
@@ -20,25 +19,24 @@ SHOWN = ("name", "protocol", "method", "steps", "against", "value", "interval", 
 
 
 def main(command_line: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.evaluation", description="Evaluate a run's artefact.")
+    parser = Parser(prog="python -m alter_lib.evaluation", description="Evaluate a run's artefact.")
     add_params_arguments(parser)
     parser.add_argument("--teacher-only", action="store_true", help="measure the unpruned backbone alone, into --out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON for evaluation.teacher_results")
     arguments = parser.parse_args(command_line)
     if arguments.teacher_only != (arguments.out is not None):
         parser.error("--teacher-only and --out go together")
-    try:
-        params = params_from_arguments(arguments)
-        if arguments.teacher_only and params.evaluation.protocol != "embedded":
-            raise ParamsError(["evaluation.protocol: --teacher-only measures the embedded protocol alone"])
-        if arguments.teacher_only:
-            measure_teacher(params, arguments.out)
-        else:
-            show(evaluate(params))
-    except (ParamsError, AssetError, PlanError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _main(arguments), arguments.debug, "goes on with the images that are there")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    params = params_from_arguments(arguments)
+    if arguments.teacher_only and params.evaluation.protocol != "embedded":
+        raise ParamsError(["evaluation.protocol: --teacher-only measures the embedded protocol alone"])
+    if arguments.teacher_only:
+        measure_teacher(params, arguments.out)
+    else:
+        show(evaluate(params))
 
 
 def show(result: EvaluationResult) -> None:

@@ -16,17 +16,15 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..accelerator import process_state
-from ..assets import AssetError
 from ..backbones import load_backbone
+from ..command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
-from ..plan_file import PlanError
 from .adm import COMMAND, write_adm
 from .generation import draw_missing
 from .image_store import ImageSet
 from .methods import ALTER, TEACHER, open_method
 from .prompts import load_prompts
 from .protocol import load_protocol
-from .weights import Unavailable
 
 
 def conditions(params: Params, save: bool) -> tuple[list[str] | list[int], Path]:
@@ -57,7 +55,7 @@ def draw(params: Params, names: Sequence[str], steps: Sequence[int], processes: 
 
 
 def main(command_line: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m alter_lib.evaluation.generate",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
@@ -69,13 +67,13 @@ def main(command_line: list[str] | None = None) -> int:
     arguments = parser.parse_args(command_line)
     if arguments.adm_npz and (len(arguments.method), len(arguments.steps)) != (1, 1):
         parser.error("--adm-npz takes one --method and one of --steps")
-    try:
-        params = params_from_arguments(arguments)
-        processes = process_state(params)
-        sets = draw(params, arguments.method, arguments.steps, processes)
-    except (ParamsError, AssetError, PlanError, FileNotFoundError, Unavailable) as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _main(arguments), arguments.debug, "goes on with the images that are there")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    params = params_from_arguments(arguments)
+    processes = process_state(params)
+    sets = draw(params, arguments.method, arguments.steps, processes)
     if processes.is_main_process:
         for images in sets:
             print(f"{len(images)} images in {images.store.home}")
@@ -84,7 +82,6 @@ def main(command_line: list[str] | None = None) -> int:
             print(f"{arguments.adm_npz}: score it by {COMMAND.format(arguments.adm_npz)}")
     if processes.num_processes > 1:
         processes.destroy_process_group()
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..assets import sha256
+from ..faults import BadInput
 from ..params import Evaluation, resolve
 
 
@@ -24,7 +25,7 @@ class Need(NamedTuple):
     get: str
 
 
-class Unavailable(Exception):
+class Unavailable(BadInput):
     """Something can't be measured for want of one or more `needs`."""
 
     def __init__(self, *needs: Need) -> None:

@@ -1,0 +1,61 @@
+"""One process at a time in a run folder: a lock that names its holder.
+
+The system frees it when its holder ends, however that happens: no lock goes stale, and no clock has a part in it.
+"""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from . import provenance
+from .params import ParamsError
+
+PATIENCE = 3.0  # seconds: the kernel of a killed run outlives it by one or two
+
+
+@contextmanager
+def locked(folder: Path, work: str) -> Iterator[None]:
+    """`folder`, made if need be, for the `work` of this process alone; processes that it starts are let in.
+
+    Raises ParamsError, naming the holder, where another one is at the same work there, or where the folder can't be
+    written.
+    """
+    shown, inherited = provenance.relative(str(folder)), f"ALTER_{work.upper()}_LOCK"
+    if os.environ.get(inherited) == str(folder):
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f".{work}.lock").open("a+")
+    except OSError as error:
+        raise ParamsError([f"run.out: can't write {shown}: {error.strerror}"]) from None
+    with file:
+        if not taken(file):
+            file.seek(0)
+            raise ParamsError([f"{shown}: {file.read() or 'another process'} is at work there"])
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} ({work}, since {provenance.now()})")
+        file.flush()
+        os.environ[inherited] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ[inherited]
+
+
+def taken(file: TextIO) -> bool:
+    """Whether the lock of `file` is this process' now, within PATIENCE."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)

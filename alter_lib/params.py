@@ -164,6 +164,7 @@ class Training(Section):
     execution: Literal["sub_batch", "masked", "reference"] = "sub_batch"  # reference: the authors' procedure
     checkpoint_every: Count = 1000
     keep_checkpoints: Count = 2  # the last and spares: a damaged one is passed over for the one before
+    max_skipped_steps: CountOrZero = 10  # with a NaN or infinite loss or gradient; one more stops the run
     correct_ratio: Flag = False  # smallest exact correction of a plan that ends off target
     num_processes: Count = 1
     gradient_accumulation_steps: Count = 1  # micro-batches of a process's share: same gradients, less memory

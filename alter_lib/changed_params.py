@@ -25,13 +25,16 @@ def recorded(params: Params) -> dict[str, dict[str, Any]]:
 
 
 def differences(then: dict[str, dict[str, Any]], params: Params) -> list[str]:
-    """`section.key = old, now new` for each parameter that changes what is computed. then: of a checkpoint."""
-    return [
-        f"{section}.{key} = {then[section].get(key)!r}, now {value!r}"
-        for section, keys in recorded(params).items()
-        for key, value in keys.items()
-        if section in then and (section, key) not in EXECUTION and then[section].get(key) != value
-    ]
+    """`section.key = old, now new` for each parameter that changes what is computed. then: of a checkpoint; a key that
+    is younger than it stood at its default, which leaves everything as it was."""
+    found = []
+    for section, keys in recorded(params).items():
+        fields, old = type(getattr(params, section)).model_fields, then.get(section, keys)
+        for key, value in keys.items():
+            before = old.get(key, fields[key].default)
+            if (section, key) not in EXECUTION and before != value:
+                found.append(f"{section}.{key} = {before!r}, now {value!r}")
+    return found
 
 
 def refuse(made: Path, changed: list[str]) -> None:

@@ -29,6 +29,7 @@ def locked(folder: Path, work: str) -> Iterator[None]:
     if os.environ.get(inherited) == str(folder):
         yield
         return
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / f".{work}.lock").open("a+")
@@ -46,6 +47,16 @@ def locked(folder: Path, work: str) -> Iterator[None]:
             yield
         finally:
             del os.environ[inherited]
+            if made and all(path.name.endswith(".lock") for path in folder.iterdir()):
+                remove_folders(made)
+
+
+def remove_folders(made: list[Path]) -> None:
+    """Those that bad input left with nothing but locks in them."""
+    for path in made[0].iterdir():
+        path.unlink()
+    for folder in made:
+        folder.rmdir()
 
 
 def taken(file: TextIO) -> bool:

@@ -3,8 +3,12 @@
 import math
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from .faults import Failed
+
+if TYPE_CHECKING:
+    from .data.latents import Batches
 
 # which phase of Algorithm 1 a column of history.csv belongs to; all other losses are of the backbone phase
 OF_HYPERNETWORK = ("L_H", "L_perf", "L_ratio", "L_balance", "hypernetwork_grad_norm")
@@ -23,14 +27,16 @@ class StepGuard:
         being found; they count only where a loss is not finite, either."""
         self.limit, self.has_loss_scale, self.skipped = limit, has_loss_scale, 0
 
-    def check(self, row: Mapping[str, float | str], samples: str) -> None:
-        """samples: of the step's batch, in words. Raises NonFinite beyond the limit, else prints one line."""
+    def check(self, row: Mapping[str, float | str], batches: "Batches", number: int) -> None:
+        """number: of the batch that the row comes from. Raises NonFinite beyond the limit, else prints one line."""
         names = [name for name in row if name.startswith("L_") or name in NORMS and not self.has_loss_scale]
         bad = [name for name in names if not math.isfinite(row[name])]
         if not bad:
             return
         phase = "hypernetwork" if bad[0] in OF_HYPERNETWORK else "backbone"
-        what = f"training: step {row['step']}, {phase} phase, {samples}: {bad[0]} is {row[bad[0]]:g}"
+        samples = ", ".join(str(index) for index, _ in batches.places(number, 0, 1))
+        batch = f"batch {number} (samples {samples})"
+        what = f"training: step {row['step']}, {phase} phase, {batch}: {bad[0]} is {row[bad[0]]:g}"
         self.skipped += 1
         if self.skipped > self.limit:
             raise NonFinite(

@@ -73,20 +73,21 @@ class NetworkOptimizer:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def step(self) -> float:
-        """One AdamW step; returns the norm of the gradients before clipping. Where fp16's gradients overflowed (norm
-        inf or nan), nothing but the loss scale changes."""
+        """One AdamW step; returns the norm of the gradients before clipping. Where that is inf or NaN nothing changes,
+        but for the loss scale of fp16."""
         self.average_gradients()
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([parameter.grad for parameter in self.parameters])
+        is_finite = bool(norm.isfinite())
         if self.max_grad_norm:
             clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
         if self.scaler:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # looks for itself
             self.scaler.update()
-        else:
+        elif is_finite:
             self.optimizer.step()
-        if not self.scaler or norm.isfinite():
+        if is_finite:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()

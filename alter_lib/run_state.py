@@ -7,16 +7,18 @@ produced in the run folder, and the seconds that it took.
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .files import write_text
-from .params import ROOT, Params, resolve
+from .params import ROOT, Params, ParamsError, resolve
 
 NO_RESULT = {"notebooks", "checkpoints", "cache", "logs"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them
+RESULT = {".csv", ".json", ".npz"}  # kinds of files that count where they lie in the run folder itself
 NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.")  # files that no notebook computes with
 
 
@@ -31,7 +33,11 @@ class Notebook:
         return self.path.stem
 
     def read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        """Raises ParamsError where it is not JSON."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ParamsError([f"{self.path.name}: not a notebook: {error}"]) from None
 
     def title(self) -> str:
         """The first heading, or the file's stem."""
@@ -78,8 +84,17 @@ class RunState:
         self.params, self.notebooks = params, list(notebooks)
         self.folder = params.run_folder
         self.path = self.folder / "notebooks" / ".state.json"
-        self.entries: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.entries: dict[str, dict[str, Any]] = self._read()
         self._shared = {"library": library_hash(), "assets": assets_hash(params)}
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:  # damaged from outside: it is written whole
+            print(f"{self.path}: not JSON; the notebooks are executed again", file=sys.stderr)
+            return {}
 
     def executed(self, notebook: Notebook) -> Path:
         return self.folder / "notebooks" / notebook.path.name
@@ -119,7 +134,7 @@ class RunState:
     def results(self) -> dict[str, list[int]]:
         """{path in the run folder: [bytes, nanoseconds]} of all results."""
         files = (p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_file())
-        inner = (p for p in files if len(p.parts) > 1 or p.suffix in {".csv", ".json"} and p.name != "provenance.json")
+        inner = (p for p in files if len(p.parts) > 1 or p.suffix in RESULT and p.name != "provenance.json")
         kept = (p for p in inner if p.parts[0] not in NO_RESULT and not any(part[0] in "._" for part in p.parts))
         return {p.as_posix(): _stamp(self.folder / p) for p in kept}
 

@@ -4,26 +4,29 @@ Every notebook receives all params sections and works in the run folder runs/<na
 """
 
 import argparse
-import fcntl
+import json
 import os
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import files, provenance
 from .assets import AssetError, verified
+from .changed_params import make_way
+from .command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
+from .faults import Failed
+from .lock import locked
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .progress import Progress, about, clock, earlier_seconds
 from .run_state import Notebook, RunState
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+__all__ = ["BAD_INPUT", "DONE", "FAILED", "INTERRUPTED", "main"]
 NOTEBOOKS = ROOT / "notebooks"
 
 
-class NotebookFailed(RuntimeError):
+class NotebookFailed(Failed):
     """A notebook stopped: its name, cell and error, and where the partial notebook lies."""
 
 
@@ -69,9 +72,10 @@ def check_files(params: Params) -> None:
 def execute(notebook: Notebook, params: Params, output: Path) -> None:
     """Run one notebook into `output`; while it runs, and if it fails, the output is named NN_topic.partial.ipynb.
 
-    Raises NotebookFailed.
+    Raises NotebookFailed; ParamsError where there is no kernel, or the disk is full.
     """
     import papermill  # here, not above: a rerun with nothing to do must be quick
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
 
     partial = output.with_suffix(".partial.ipynb")
@@ -86,7 +90,12 @@ def execute(notebook: Notebook, params: Params, output: Path) -> None:
             progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # no notes on transport and interrupts
         )
+    except NoSuchKernel as error:
+        message = f"{notebook.stem}: no Jupyter kernel {error.name}: python -m ipykernel install --sys-prefix adds it"
+        raise ParamsError([message]) from None
     except papermill.PapermillExecutionError as error:
+        if reason := files.disk_fault(error.evalue):
+            raise ParamsError([f"{notebook.stem}: {reason}; what was finished before is kept"]) from None
         first = (error.source.strip().splitlines() or [""])[0]
         message = f"{notebook.stem}: cell In [{error.exec_count}] ({first}): {error.ename}: {error.evalue}"
         raise NotebookFailed(provenance.relative(message) + where) from None
@@ -139,14 +148,17 @@ def run(params: Params, chosen: Sequence[Notebook], available: Sequence[Notebook
     state = RunState(params, available)
     progress = Progress(len(chosen), earlier_seconds(state))
     ran = False
-    for number, notebook in enumerate(chosen, 1):
-        if not force and not state.stale(notebook):
-            progress.line(number, notebook.stem, "up to date")
-            continue
-        with locked(state.folder):
-            provenance.record(params, state.folder)
+    with ExitStack() as held:
+        for number, notebook in enumerate(chosen, 1):
+            if not force and not state.stale(notebook):
+                progress.line(number, notebook.stem, "up to date")
+                continue
+            if not ran:
+                held.enter_context(locked(state.folder, "run"))
+                with locked(state.folder, "training"):  # no training by another command, either
+                    provenance.record(params, state.folder)
             _run_one(state, notebook, progress, number, [later.stem for later in chosen[number:]])
-        ran = True
+            ran = True
     return ran
 
 
@@ -171,22 +183,6 @@ def _run_one(state: RunState, notebook: Notebook, progress: Progress, number: in
     progress.line(number, notebook.stem, f"done in {clock(seconds)}{about(progress.remaining(later))}")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The run folder, made if need be, for this process alone. Raises ParamsError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ParamsError([f"run.out: can't write {_shown(folder)}: {error.strerror}"]) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ParamsError([f"{_shown(folder)}: another run is at work there"]) from None
-        yield
-
-
 def preview(state: RunState, chosen: Sequence[Notebook], force: bool) -> None:
     """Print what a run would do, and why."""
     uncertain = False
@@ -197,19 +193,16 @@ def preview(state: RunState, chosen: Sequence[Notebook], force: bool) -> None:
         print(f"{notebook.stem:<18} {verdict}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{message}\n")  # one line a fault, no usage text
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = _Parser(prog="run_all.py", description="Execute the notebooks of one run and build its report.")
+def _arguments() -> Parser:
+    parser = Parser(prog="run_all.py", description="Execute the notebooks of one run and build its report.")
     add_params_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="folder that holds the run's folder (default: runs)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", metavar="NN,NN", help="these notebooks, by number or name")
     which.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
-    parser.add_argument("--force", action="store_true", help="run them even if nothing changed")
+    parser.add_argument(
+        "--force", action="store_true", help="run them even if nothing changed, or other params were trained"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why; write nothing")
     parser.add_argument("--list", action="store_true", help="list the notebooks and stop")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="write one page that compares these run folders")
@@ -227,17 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Kernels import alter_lib from here; and a debugger that papermill never uses shall not warn about frozen modules.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    try:
-        return _main(options)
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except NotebookFailed as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code(lambda: _main(options), options.debug)
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -262,6 +245,7 @@ def _main(options: argparse.Namespace) -> int:
     if options.dry_run:
         preview(RunState(params, available), chosen, options.force)
         return DONE
+    make_way(params, options.force)
     ran = run(params, chosen, available, options.force)
     report = params.run_folder / "report.html"
     if ran or not report.exists():
@@ -269,5 +253,12 @@ def _main(options: argparse.Namespace) -> int:
 
         state = RunState(params, available)
         build_report(params, {n.stem: reason for n in available if (reason := state.stale(n))})
-    print(f"report: {_shown(report)}")
+    print(f"report: {_shown(report)}", *warnings(params), sep="\n")
     return DONE
+
+
+def warnings(params: Params) -> list[str]:
+    """What the run's training warned of: a missed budget, a collapsed router."""
+    path = params.run_folder / "provenance.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return [f"warning: {line}" for line in known.get("warnings", [])]

@@ -130,7 +130,7 @@ sys.exit(runner.main({[*ARGUMENTS, "--out", str(project.out)]!r}))"""
     process.send_signal(sign)
     _, err = process.communicate(timeout=120)
     assert process.returncode == runner.INTERRUPTED
-    assert err == "interrupted; the same command goes on where it stopped\n"
+    assert err == "interrupted: the same command goes on where it stopped\n"
     wait_for(lambda: not alive(int(marker.read_text())))
     assert (project.run / "notebooks" / "01_first.partial.ipynb").exists()
 
@@ -190,9 +190,22 @@ def test_an_out_folder_that_can_not_be_made_is_bad_input(project: Project, capsy
 
 def test_a_second_process_in_the_same_run_is_refused(project: Project, capsys: pytest.CaptureFixture[str]):
     project.write("01_first", "pass")
-    with runner.locked(project.run):
+    code = f"""import sys
+from pathlib import Path
+from alter_lib.lock import locked
+with locked(Path({str(project.run)!r}), "run"):
+    print("held", flush=True)
+    sys.stdin.read()"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    try:
         assert project.main() == runner.BAD_INPUT
-    assert capsys.readouterr().err.endswith("another run is at work there\n")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(rf"smoke: process {holder.pid} on \S+ \(run, since \S+\) is at work there$", line)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert project.main() == runner.DONE  # the lock of a dead process holds nobody up
 
 
 def test_dry_run_and_list_write_nothing(project: Project, capsys: pytest.CaptureFixture[str]):

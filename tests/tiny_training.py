@@ -16,6 +16,9 @@ BATCH = 4
 class RandomBatches:
     """The batch of a step is the same on any number of processes: each takes its share of one draw."""
 
+    def places(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+        return [(step * BATCH + i, 0) for i in range(rank, BATCH, world_size)]
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         random = generator(7, step)
         latents, noise = torch.randn(2, BATCH, 4, 8, 8, generator=random)

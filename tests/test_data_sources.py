@@ -14,6 +14,7 @@ from PIL import Image
 from alter_lib.data import emoji, rows
 from alter_lib.data.records import Record, Source
 from alter_lib.data.sources import open_source
+from alter_lib.data.tars import ALLOW_PIPES
 from alter_lib.data.transforms import Selection, decode
 from alter_lib.params import Data, ParamsError, load_params
 
@@ -63,7 +64,8 @@ def test_tar_shards_of_img2dataset(tmp_path: Path):
     same_pictures(source, IMAGES)
 
 
-def test_shards_may_be_named_in_braces_and_read_through_a_pipe(tmp_path: Path):
+def test_shards_may_be_named_in_braces_and_read_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(ALLOW_PIPES, "1")
     write_shards(tmp_path / "laion", 12, 5)
     braces = open_source(data("cc3m", tmp_path / "laion" / "{00000..00001}.tar"), False)
     assert len(records(braces)) == 10

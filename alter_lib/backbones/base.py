@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from diffusers import DiffusionPipeline
@@ -79,6 +80,14 @@ def denoiser_of(target: DiffusionPipeline | nn.Module) -> nn.Module:
     return getattr(target, "_orig_mod", target)
 
 
+def adapter_of(denoiser: nn.Module) -> ModuleType:
+    """What knows the layers of this kind of denoiser. Raises ParamsError for one that nothing knows."""
+    name = type(denoiser).__name__
+    if name not in ADAPTERS:
+        raise ParamsError([f"backbone: {name} has no adapter; known: {', '.join(ADAPTERS)}"])
+    return ADAPTERS[name]
+
+
 def feature_points(denoiser: nn.Module, points: str | int = "all") -> list[nn.Module]:
     """The modules whose outputs L_featKD compares, in execution order (paper §3.3).
 
@@ -97,14 +106,11 @@ def feature_points(denoiser: nn.Module, points: str | int = "all") -> list[nn.Mo
 def wrap(
     pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resolution: tuple[int, int] | None = None
 ) -> Backbone:
-    """The Backbone around a loaded pipeline. Raises ValueError for a denoiser or a MAC convention that is not known."""
+    """The Backbone around a loaded pipeline. Raises ParamsError for a denoiser or a MAC convention that is not known."""
     denoiser = denoiser_of(pipeline)
-    name = type(denoiser).__name__
-    if name not in ADAPTERS:
-        raise ValueError(f"backbone: {name} has no adapter; known: {', '.join(ADAPTERS)}")
+    adapter, size = adapter_of(denoiser), denoiser.config.sample_size
     if convention not in CONVENTIONS:
-        raise ValueError(f"cost.convention: {convention!r} is not one of {', '.join(CONVENTIONS)}")
-    adapter, size = ADAPTERS[name], denoiser.config.sample_size
+        raise ParamsError([f"cost.convention: {convention!r} is not one of {', '.join(CONVENTIONS)}"])
     resolution = tuple(resolution or (size if isinstance(size, (list, tuple)) else (size, size)))
     tokenizer = getattr(pipeline, "tokenizer", None)
     with torch.device("meta"):

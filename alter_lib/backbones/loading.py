@@ -7,10 +7,11 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..params import ROOT, BackboneParams, Cost
-from .base import ADAPTERS, Backbone, denoiser_of, wrap
+from ..params import ROOT, BackboneParams, Cost, ParamsError
+from .base import Backbone, adapter_of, denoiser_of, wrap
 from .macs import WITH_ATTENTION
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -35,7 +36,7 @@ def load_backbone(
     weights: `pretrained`, or `random` (seeded by torch's global generator; a vendored name or a local folder, no
     network). device: cpu, cuda, mps, auto, or meta (shapes and MACs only); None: the section's own, else cpu.
     cost: the `cost` section of Params.
-    Raises FileNotFoundError or ValueError, one line that names what was asked for and what is allowed.
+    Raises FileNotFoundError or ParamsError, one line that names what was asked for and what is allowed.
     """
     release: dict[str, str | None] = {}
     if not isinstance(spec, str):  # a section of Params; an explicit device wins
@@ -52,7 +53,7 @@ def load_backbone(
         pipeline = pretrained_pipeline(spec, dtype, release).to(device)
     pipeline.set_progress_bar_config(disable=True)
     denoiser = denoiser_of(pipeline)
-    ADAPTERS[type(denoiser).__name__].prepare(denoiser, weights == "pretrained" and str(device) != "meta")
+    adapter_of(denoiser).prepare(denoiser, weights == "pretrained" and str(device) != "meta")
     return wrap(pipeline, getattr(cost, "convention", WITH_ATTENTION), getattr(cost, "resolution", None))
 
 
@@ -72,12 +73,33 @@ def pretrained_pipeline(spec: str, dtype: torch.dtype, release: dict[str, str | 
         source = folder or HUB_IDS.get(spec, spec)
         parts = DiffusionPipeline.load_config(source, revision=release.get("revision"))
         unwanted = {"safety_checker": None} if "safety_checker" in parts else {}
-        return DiffusionPipeline.from_pretrained(source, dtype=dtype, **unwanted, **release)
-    except OSError as error:
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **unwanted, **release)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if folder or not isinstance(error, OSError):  # weights that are missing, damaged or of another shape
+            raise ParamsError([f"backbone.id: {spec}: {' '.join(str(error).split())[:300]}"]) from error
         raise FileNotFoundError(
             f"backbone.id: {spec} is neither a folder nor reachable on the hub "
             f"({str(error).splitlines()[0]}); weights: random needs no download"
         ) from error
+    check_weights(pipeline, folder, spec)
+    return pipeline
+
+
+def check_weights(pipeline: DiffusionPipeline, folder: Path | None, spec: str) -> None:
+    """Raises ParamsError where a weight is NaN or infinite, or where those of a local denoiser do not name each of its
+    tensors: diffusers draws such ones at random, with a warning."""
+    for name, network in pipeline.components.items():
+        for key, value in network.state_dict().items() if isinstance(network, nn.Module) else ():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise ParamsError([f"backbone.id: {spec}: {name}: {key} holds NaN or infinity"])
+    part = "unet" if "unet" in pipeline.components else "transformer"
+    files = sorted((folder / part).glob("*.safetensors")) if folder else []
+    stored = {key for file in files for key in safe_open(file, "pt").keys()}
+    lacking = [key for key in getattr(pipeline, part).state_dict() if files and key not in stored]
+    # a DiT's blocks share one embedder, which is stored once
+    if lacking := [key for key in lacking if ".norm1.emb." not in key]:
+        lacks = f"no weights for {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+        raise ParamsError([f"backbone.id: {spec}: {part}: {lacks}: of another architecture?"])
 
 
 def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
@@ -94,7 +116,7 @@ def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:
         configs, tokenizer = {path.stem: path for path in (CONFIGS / spec).glob("*.json")}, None
     else:
         known = ", ".join(sorted(path.name for path in CONFIGS.iterdir()))
-        raise ValueError(f"backbone.id: {spec!r} with random weights is neither a local folder nor one of {known}")
+        raise ParamsError([f"backbone.id: {spec!r} with random weights is neither a local folder nor one of {known}"])
     parts = {name: build(json.loads(path.read_text()), dtype) for name, path in configs.items()}
     if "transformer" in parts:
         return diffusers.DiTPipeline(**parts)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from webdataset.tariterators import group_by_keys
 from ..params import ParamsError, resolve
 from .records import Record
 
+ALLOW_PIPES = "ALTER_ALLOW_PIPES"
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -65,9 +67,17 @@ def is_local(url: str) -> bool:
 
 
 def find_shards(path: str) -> list[str]:
-    """The shards that `data.path` names, sorted where it is a folder."""
+    """The shards that `data.path` names, sorted where it is a folder.
+
+    webdataset hands `pipe:` to a shell. A params file must not be able to: who runs it allows that in the environment.
+    """
     if not is_local(path):
-        return expand_urls(path)
+        urls = expand_urls(path)
+        if os.environ.get(ALLOW_PIPES) != "1" and any(url.startswith("pipe:") for url in urls):
+            raise ParamsError(
+                [f"data.path: {path}: runs a shell command; {ALLOW_PIPES}=1 in the environment allows it"]
+            )
+        return urls
     folder = resolve(path)
     found = sorted(map(str, folder.glob("*.tar"))) if folder.is_dir() else expand_urls(str(folder))
     missing = [name for name in found if not Path(name).is_file()]

@@ -7,6 +7,7 @@ images = pipe("red apple", num_inference_steps=20).images
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torch import nn
 
 from .artefact import HUB_ARGUMENTS, fitted, load_plan, no_word_of_missing_weights, plan_beside, save_pipeline
 from .backbones import denoiser_of
+from .backbones.loading import WEIGHT_ERRORS, check_weights, one_line
 from .compaction import check_layers_are_there, drop_layers, dropped_layers
 from .compilation import Compilation
 from .diagnosis import doctor
+from .faults import BadInput
 from .layout import Layout
 from .patching import Patch, patch_of
 from .plan import ExpertPlan

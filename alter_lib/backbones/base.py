@@ -106,7 +106,7 @@ def feature_points(denoiser: nn.Module, points: str | int = "all") -> list[nn.Mo
 def wrap(
     pipeline: DiffusionPipeline, convention: str = WITH_ATTENTION, resolution: tuple[int, int] | None = None
 ) -> Backbone:
-    """The Backbone around a loaded pipeline. Raises ParamsError for a denoiser or a MAC convention that is not known."""
+    """The Backbone around a loaded pipeline. Raises ParamsError for an unknown denoiser or MAC convention."""
     denoiser = denoiser_of(pipeline)
     adapter, size = adapter_of(denoiser), denoiser.config.sample_size
     if convention not in CONVENTIONS:

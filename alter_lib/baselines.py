@@ -5,18 +5,24 @@ Each returns an ExpertPlan whose ratio is within 1 % of the target; fine-tuning 
 version of Stable Diffusion", §3.1; the sensitivities rank layers by the error that skipping them alone makes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from . import skipping
+from .artefact import fitted
 from .backbones import Backbone
-from .data.latents import Batch
+from .data.latents import Batch, Batches
 from .hypernetwork import equal_intervals
 from .objective import Objective
-from .params import ParamsError
+from .params import Params, ParamsError, resolve
+from .params_training import PLANS
 from .plan import CostTable, Denominator, ExpertPlan
+from .plan_file import plan_path
+
+SAMPLES = 256  # behind the sensitivities of layers: with ten intervals some 25 each
 
 
 def drop_in_order(costs: CostTable, order: Sequence[int], target: float) -> list[bool]:
@@ -67,25 +73,39 @@ def bk_sdm_layers(backbone: Backbone, target: float, denominator: Denominator) -
     return from_orders(backbone, [[*base, *mid, *rest]], target, denominator)
 
 
+def unpruned(backbone: Backbone, target: float, denominator: Denominator) -> ExpertPlan:
+    """One mask with every layer, whatever the target: the control, the teacher fine-tuned by the same updates."""
+    masks = torch.ones(1, len(backbone.layers), dtype=torch.bool)
+    return ExpertPlan.for_backbone(backbone, masks, equal_intervals(backbone.num_train_timesteps, 1), 1.0, denominator)
+
+
+def evenly_timed(batches: Batches, batch_size: int, num_timesteps: int, samples: int) -> Iterator[Batch]:
+    """The first batches of training, `samples` samples or a few more, their timesteps spread evenly over 0..T-1."""
+    count = -(-samples // batch_size)
+    timesteps = torch.arange(count * batch_size) * num_timesteps // (count * batch_size)
+    for k in range(count):
+        yield replace(batches.batch(k), timesteps=timesteps[k::count])
+
+
 @torch.no_grad()
-def skipping_errors(backbone: Backbone, objective: Objective, batch: Batch, num_intervals: int) -> torch.Tensor:
+def skipping_errors(
+    backbone: Backbone, objective: Objective, batches: Iterable[Batch], num_intervals: int
+) -> torch.Tensor:
     """Mean squared change of the prediction when layer l alone is skipped, by interval of timesteps: [N_i, N_L].
 
-    The timesteps of `batch` decide how many samples an interval has: spread them evenly.
+    The timesteps of the batches decide how many samples an interval has: spread them evenly.
     """
-    noised = objective.noise(batch)
-    whole = objective.run(objective.teacher, noised)[0]
     modules = [objective.teacher.get_submodule(layer.name) for layer in backbone.layers]
-    interval = equal_intervals(backbone.num_train_timesteps, num_intervals)[batch.timesteps]
-    errors = torch.zeros(num_intervals, len(modules))
-    for index, module in enumerate(modules):
-        nobody = torch.zeros(len(interval), 1, dtype=torch.bool)
-        changed = objective.run(objective.teacher, noised, skipping.sub_batch([module], nobody))[0]
-        error = (changed - whole).float().square().flatten(1).mean(1).cpu()
-        errors[:, index] = torch.zeros(num_intervals).index_add(0, interval, error) / interval.bincount(
-            minlength=num_intervals
-        )
-    return errors
+    intervals = equal_intervals(backbone.num_train_timesteps, num_intervals)
+    errors, samples = torch.zeros(num_intervals, len(modules)), torch.zeros(num_intervals)
+    for batch in batches:
+        noised, interval = objective.noise(batch), intervals[batch.timesteps]
+        whole, nobody = objective.run(objective.teacher, noised)[0], torch.zeros(len(interval), 1, dtype=torch.bool)
+        for index, module in enumerate(modules):
+            changed = objective.run(objective.teacher, noised, skipping.sub_batch([module], nobody))[0]
+            errors[:, index].index_add_(0, interval, (changed - whole).float().square().flatten(1).mean(1).cpu())
+        samples += interval.bincount(minlength=num_intervals)
+    return errors / samples[:, None]
 
 
 def least_sensitive(backbone: Backbone, errors: torch.Tensor, target: float, denominator: Denominator) -> ExpertPlan:
@@ -100,4 +120,27 @@ FIXED: dict[str, Callable[..., ExpertPlan]] = {
     "first": first_layers,
     "last": last_layers,
     "bk_sdm": bk_sdm_layers,
+    "unpruned": unpruned,
 }
+
+
+def given_plan(params: Params, backbone: Backbone, objective: Objective, batches: Batches) -> ExpertPlan:
+    """The plan that `training.plan` names: a baseline at loss.target_ratio, or a file's, taken as it is.
+
+    `random` draws by run.seed; `sensitivity_intervals` has hypernetwork.num_experts intervals. Raises ParamsError where
+    the name is neither a baseline nor a file, PlanError for a plan of another backbone.
+    """
+    name, target, denominator = params.training.plan, params.loss.target_ratio, params.cost.denominator
+    if name in FIXED:
+        seed = {"seed": params.run.seed} if name == "random" else {}
+        return FIXED[name](backbone, target, denominator, **seed)
+    if name in PLANS:
+        num_intervals = params.hypernetwork.num_experts if name == "sensitivity_intervals" else 1
+        timed = evenly_timed(batches, params.training.batch_size, backbone.num_train_timesteps, SAMPLES)
+        errors = skipping_errors(backbone, objective, timed, num_intervals)
+        return least_sensitive(backbone, errors, target, denominator)
+    if not plan_path(resolve(name)).is_file():
+        allowed = f"a plan.json, a folder with one, or one of {', '.join(PLANS)}"
+        raise ParamsError([f"training.plan: {name!r} is not {allowed}"])
+    plan = fitted(ExpertPlan.load(resolve(name)), backbone.denoiser, f"training.plan: {name}")
+    return ExpertPlan.for_backbone(backbone, plan.masks, plan.routing, plan.target_ratio, denominator)

@@ -7,7 +7,6 @@ Where the paper prints a value it is the default here; where it is silent the fi
 """
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .params_data import Source, data_faults
 from .params_errors import ParamsError, faults
 from .params_evaluation import Baseline, MetricName, Protocol, evaluation_faults
+from .params_training import training_faults
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository: relative paths start here, never at the kernel's folder
 DEFAULT = ROOT / "params" / "tiny_sd.yaml"
@@ -151,8 +151,10 @@ class Loss(Section):
 
 
 class Training(Section):
-    steps: Count  # T_total, Algorithm 1
-    hypernetwork_steps: CountOrZero  # T_end, Algorithm 1
+    steps: Count  # T_total, Algorithm 1: updates of the backbone
+    hypernetwork_steps: CountOrZero  # T_end, Algorithm 1: updates of the hypernetwork
+    order: Literal["joint", "two_stage"] = "joint"  # two_stage: Table 3's TwoStage, the backbone waits until T_end
+    plan: Text | None = None  # a plan.json or a baseline's name to fine-tune the backbone under; no plan is learned
     batch_size: Count  # of all processes together
     learning_rate: Positive
     hypernetwork_learning_rate: Positive
@@ -166,6 +168,8 @@ class Training(Section):
     keep_checkpoints: Count = 2  # the last and spares: a damaged one is passed over for the one before
     max_skipped_steps: CountOrZero = 10  # with a NaN or infinite loss or gradient; one more stops the run
     correct_ratio: Flag = False  # smallest exact correction of a plan that ends off target
+    routing_intervals: Count | None = None  # at T_end the routing is snapped to at most so many intervals
+    snapshots: tuple[Count, ...] = ()  # updates of the backbone after which its weights are kept, for learning curves
     num_processes: Count = 1
     gradient_accumulation_steps: Count = 1  # micro-batches of a process's share: same gradients, less memory
     gradient_checkpointing: Flag = False  # prunable layers are run again in the backward pass: less memory, more time
@@ -176,17 +180,15 @@ class Training(Section):
     compile: Literal["none", "teacher", "both"] = "none"  # torch.compile; of the student each prunable layer by itself
     trackers: Literal["auto"] | tuple[Name, ...] = "auto"  # accelerate's names; auto: tensorboard where installed
 
+    @property
+    def iterations(self) -> int:
+        """Of the training loop: each updates one network or both."""
+        return self.steps + (self.hypernetwork_steps if self.order == "two_stage" else 0)
+
     @model_validator(mode="after")
-    def _phases_fit(self) -> Self:
-        late = [key for key in ("hypernetwork_steps", "warmup_steps") if getattr(self, key) > self.steps]
-        parts = {key: getattr(self, key) for key in ("num_processes", "gradient_accumulation_steps")}
-        named = {key: value for key, value in parts.items() if value > 1}
-        if self.batch_size % math.prod(parts.values()):
-            late.append("batch_size")
-        if late:
-            rule = {"batch_size": f"a multiple of {' x '.join(named)} ({' x '.join(map(str, named.values()))})"}
-            default = f"at most steps ({self.steps})"
-            raise ValueError("\n".join(f"{key}: {getattr(self, key)} is not {rule.get(key, default)}" for key in late))
+    def _keys_go_together(self) -> Self:
+        if bad := training_faults(self):
+            raise ValueError("\n".join(bad))
         return self
 
 
@@ -226,6 +228,8 @@ class Evaluation(Section):
     steps: tuple[Count, ...] = Field((20,), min_length=1)
     teacher_steps: tuple[Count, ...] = (50, 25, 20, 13, 10)
     teacher_results: str | None = None  # a committed JSON of the teacher's figures, which never change
+    teacher_pictures: Flag = True  # the teacher's part of the grid, and the deviation from its pictures; false: neither
+    curve_images: CountOrZero = 0  # N of a learning curve over training.snapshots; 0: none is drawn
     controls: tuple[Name, ...] = ()  # other runs in run.out to measure beside this one, e.g. an unpruned control
     target_fid_ratio: Positive | None = None  # FID-AlexNet, ALTER / teacher at equal steps: what the report judges by
     bootstrap: Count = 1000  # resamples of a 95 % interval

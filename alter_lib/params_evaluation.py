@@ -27,11 +27,17 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
     else:
         if values.teacher_results:
             found.append(f"teacher_results: {values.teacher_results} holds figures of the embedded protocol; use null")
+        if not values.teacher_pictures:
+            found.append(f"teacher_pictures: false has no part in protocol {values.protocol}; use true")
+        if values.curve_images:
+            found.append(f"curve_images: {values.curve_images} has no part in protocol {values.protocol}; use 0")
         if values.protocol != "imagenet" and values.prompts is None:
             found.append(f"prompts: null is not the file that protocol {values.protocol} takes its prompts from")
         if values.protocol == "imagenet":
             found += [f"metrics: {name} needs prompts, imagenet has class labels" for name in values.metrics
                       if name in OF_TEXT]  # fmt: skip
+    if values.curve_images == 1:
+        found.append("curve_images: 1 is not 0, or 2 or more")
     if values.num_images % values.images_per_prompt:
         rule = f"a multiple of images_per_prompt ({values.images_per_prompt})"
         found.append(f"num_images: {values.num_images} is not {rule}")

@@ -5,23 +5,28 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 
 from . import losses, skipping
 from .accelerator import make_accelerator
 from .adapters import add_adapters
 from .backbones import Backbone, load_backbone
+from .baselines import given_plan
 from .costs import CostTable
 from .data.latents import Batch, Batches, generator
 from .history import Clock, gpu_memory
 from .hypernetwork import Decisions, Hypernetwork
 from .latency import with_latency
+from .nonfinite import StepGuard
 from .objective import Noised, Objective
 from .optimizers import NetworkOptimizer
 from .params import Params
 from .plan import ExpertPlan
+from .plan_routing import snapped
 
 Losses = dict[str, torch.Tensor]
+PHASES = {(True, True): "joint", (True, False): "hypernetwork", (False, True): "backbone"}  # (Phi, theta) is updated
 
 
 class Trainer:
@@ -51,6 +56,7 @@ class Trainer:
         }
         self.ema = EMAModel(self.theta, decay=training.ema_decay, foreach=True) if training.ema_decay else None
         self.clock = Clock(self.device)
+        self.guard = StepGuard(training.max_skipped_steps, self.accelerator.scaler is not None)
         self.step_count, self.final_plan = 0, None
         self.refresh_masks()
         if training.hypernetwork_steps == 0:
@@ -111,28 +117,52 @@ class Trainer:
         self.masks, self.routing, self.ratio = plan.masks, plan.routing, plan.achieved_ratio
 
     def freeze_plan(self) -> None:
-        """At T_end Phi is done; where asked to, its plan gets the smallest correction that meets the budget."""
-        self.final_plan = self.current_plan()
-        if self.params.training.correct_ratio:
-            self.final_plan = self.final_plan.corrected(self.params.loss.target_ratio)
+        """At T_end Phi is done, and under training.plan there is nothing to learn: the plan that the backbone is
+        fine-tuned for, with its routing snapped and its budget met (the smallest correction) where asked to."""
+        training = self.params.training
+        plan = self.given_plan() if training.plan else self.current_plan()
+        if training.routing_intervals:
+            plan = snapped(plan, training.routing_intervals)
+        if training.correct_ratio and plan.target_ratio:
+            plan = plan.corrected()
+        self.final_plan = plan
         self.refresh_masks()
+
+    def given_plan(self) -> ExpertPlan:
+        """training.plan. All processes make it, so that a fault stops all of them; the main one's is taken."""
+        plan = given_plan(self.params, self.backbone, self.objective, self.batches)
+        return broadcast_object_list([plan])[0]
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
+    @property
+    def theta_updates(self) -> int:
+        """How often theta was updated: with order two_stage it waits until T_end."""
+        training = self.params.training
+        return max(0, self.step_count - training.iterations + training.steps)
+
     def step(self) -> dict[str, float | str]:
-        """One iteration of Algorithm 1. Returns a row of history.csv (images/s is filled in by `fit`)."""
-        k, joint = self.step_count, self.step_count < self.params.training.hypernetwork_steps
+        """One iteration of Algorithm 1. Returns a row of history.csv (images/s is filled in by `fit`).
+
+        With order two_stage it updates Phi alone until T_end and theta alone after it; each network meets the batches
+        that it meets in the joint order.
+        """
+        k, training = self.step_count, self.params.training
+        of_phi = k < training.hypernetwork_steps
+        of_theta = training.order == "joint" or not of_phi
         self.clock.start()
-        batch = self.batches.batch(k, self.accelerator.process_index, self.accelerator.num_processes)
-        row: dict[str, float | str] = {"step": k + 1, "phase": "joint" if joint else "backbone"}
+        number = k if of_phi else self.theta_updates
+        batch = self.batches.batch(number, self.accelerator.process_index, self.accelerator.num_processes)
+        row: dict[str, float | str] = {"step": k + 1, "phase": PHASES[of_phi, of_theta]}
         if self.execution == "reference":
-            row |= self.reference_step(batch, joint)
+            row |= self.reference_step(batch, of_phi, of_theta)
         else:
             parts, taught = self.taught(batch)  # one teacher pass serves both phases
-            row |= self.hypernetwork_phase(parts, taught) if joint else {}
-            row |= self.backbone_phase(parts, taught)
+            row |= self.hypernetwork_phase(parts, taught) if of_phi else {}
+            row |= self.backbone_phase(parts, taught) if of_theta else {}
+        self.guard.check(row, self.batches, number)
         self.step_count += 1
-        if self.step_count == self.params.training.hypernetwork_steps:
+        if self.step_count == training.hypernetwork_steps:
             self.freeze_plan()
         return row | self.clock.seconds() | gpu_memory(self.device) | {
             "ratio": self.ratio,
@@ -141,11 +171,11 @@ class Trainer:
             "hypernetwork_learning_rate": self.optimizers["phi"].learning_rate,
         }  # fmt: skip
 
-    def reference_step(self, batch: Batch, joint: bool) -> dict[str, float]:
+    def reference_step(self, batch: Batch, of_phi: bool, of_theta: bool) -> dict[str, float]:
         """The authors' procedure, to compare with: backbone first, dense masks, and for each phase its own noise,
         timesteps and teacher pass."""
-        row = self.backbone_phase(*self.taught(batch))
-        if joint:
+        row = self.backbone_phase(*self.taught(batch)) if of_theta else {}
+        if of_phi:
             row |= self.hypernetwork_phase(*self.taught(self.drawn_again(batch)))
         return row
 
@@ -220,6 +250,19 @@ class Trainer:
         if self.execution == "sub_batch":
             return skipping.sub_batch(self.modules, hard)
         return skipping.masked(self.modules, hard.to(self.device, torch.float32))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """theta is its moving average inside, where there is one."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.theta)
+        self.ema.copy_to(self.theta)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.theta)
 
     def active(self, decisions: Decisions) -> torch.Tensor:
         """S, averaged over all T timesteps: exact, and the same on every process."""

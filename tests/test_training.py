@@ -6,9 +6,12 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib import ParamsError, load_params, train
+from alter_lib import ExpertPlan, ParamsError, load_params, train
+from alter_lib.changed_params import SECTIONS, differences
+from alter_lib.snapshots import WEIGHTS, snapshot_folder
 from alter_lib.trainer import Trainer
 
 
@@ -50,9 +53,19 @@ def history(result) -> list[dict]:
         return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]  # all but times
 
 
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(params):
-    """Stopped twice: in the joint phase between two checkpoints, and after T_end."""
-    whole = train(params("whole"))
+@pytest.mark.parametrize(
+    ("options", "iterations"),
+    [
+        ({}, 6),
+        ({"training__order": "two_stage"}, 10),
+        ({"training__hypernetwork_steps": 0, "training__plan": "random"}, 6),
+        ({"training__routing_intervals": 2}, 6),
+    ],
+    ids=["joint", "two_stage", "given_plan", "snapped"],
+)
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(params, options, iterations):
+    """Stopped twice: before T_end between two checkpoints, and after it."""
+    whole = train(params("whole", **options))
 
     def stop(trainer, _row):
         if trainer.step_count in (3, 5):
@@ -60,10 +73,10 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(params):
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(params("parts"), stop)
-    resumed = train(params("parts"))
+            train(params("parts", **options), stop)
+    resumed = train(params("parts", **options))
     assert artefact_bytes(resumed) == artefact_bytes(whole)
-    assert history(resumed) == history(whole) and len(history(whole)) == 6
+    assert history(resumed) == history(whole) and len(history(whole)) == iterations
     assert resumed.plan.to_dict() | {"provenance": 0} == whole.plan.to_dict() | {"provenance": 0}
 
 
@@ -117,3 +130,71 @@ def test_a_run_with_other_params_is_refused_and_kept(params):
     with pytest.raises(ParamsError, match=r"training\.learning_rate = 0\.0001, now 0\.001"):
         train(params("kept", training__learning_rate=0.001))
     assert artefact_bytes(result) == before
+
+
+class Recorded:
+    """The batches of a trainer, and which were asked for."""
+
+    def __init__(self, batches):
+        self.batches, self.numbers = batches, []
+
+    def batch(self, number, *process):
+        self.numbers.append(number)
+        return self.batches.batch(number, *process)
+
+
+def steps_of(optimizer) -> set[float]:
+    """How often the parameters of a network were updated, by AdamW's own count."""
+    return {value.item() for key, value in optimizer.tensors().items() if key.endswith(".step")}
+
+
+def test_two_stage_updates_each_network_as_often_and_on_the_same_batches_as_joint(params):
+    trainer = Trainer(params(training__order="two_stage"))
+    trainer.batches = Recorded(trainer.batches)
+    start = {name: value.clone() for name, value in trainer.student.state_dict().items()}
+    rows = [trainer.step() for _ in range(4)]
+    assert {row["phase"] for row in rows} == {"hypernetwork"} and all("L_U" not in row for row in rows)
+    assert all(torch.equal(value, start[name]) for name, value in trainer.student.state_dict().items())
+    phi = {name: value.clone() for name, value in trainer.net.state_dict().items()}
+    assert {trainer.step()["phase"] for _ in range(6)} == {"backbone"}
+    assert all(torch.equal(value, phi[name]) for name, value in trainer.net.state_dict().items())
+    assert trainer.params.training.iterations == trainer.step_count == 10
+    assert steps_of(trainer.optimizers["phi"]) == {4} and steps_of(trainer.optimizers["theta"]) == {6}
+    assert trainer.batches.numbers == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    assert trainer.optimizers["theta"].learning_rate == 0  # the end of its cosine: it has had all its updates
+
+
+@pytest.mark.parametrize("mode", ["sub_batch", "reference"])
+def test_two_stage_knows_every_execution(params, mode):
+    trainer = Trainer(params(training__order="two_stage", training__hypernetwork_steps=1, training__execution=mode))
+    assert [trainer.step()["phase"] for _ in range(2)] == ["hypernetwork", "backbone"]
+
+
+def test_the_last_snapshot_is_the_artefact_and_resuming_changes_none(params):
+    def stop(trainer, _row):
+        if trainer.step_count == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    kept = {"training__snapshots": [4, 6]}
+    whole = train(params("whole", **kept))
+    with pytest.raises(KeyboardInterrupt):
+        train(params("parts", **kept), stop)
+    parts = train(params("parts", **kept))
+    for updates in (4, 6):
+        files = [snapshot_folder(run.folder, updates) / WEIGHTS for run in (whole, parts)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    last = load_file(snapshot_folder(whole.folder, 6) / WEIGHTS)
+    artefact = load_file(whole.artefact / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, artefact[name]) for name, value in last.items()) and last.keys() == artefact.keys()
+    at_t_end = ExpertPlan.load(snapshot_folder(whole.folder, 4))
+    assert torch.equal(at_t_end.masks, whole.plan.masks)
+    early = load_file(snapshot_folder(whole.folder, 4) / WEIGHTS)
+    assert any(not torch.equal(value, last[name]) for name, value in early.items())
+
+
+def test_a_checkpoint_from_before_a_key_was_there_means_its_default(params):
+    now = params()
+    then = {name: dict(now.dump()[name]) for name in SECTIONS}
+    del then["training"]["order"]
+    assert differences(then, now) == []
+    assert differences(then, params(training__order="two_stage")) == ["training.order = 'joint', now 'two_stage'"]

@@ -72,7 +72,7 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
             measured = judge.measure(images, name, s)
             metrics += [*measured.metrics, *cost_of(params, backbone, method, s)]
             metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
-    metrics = [*metrics, *deviations(teacher, drawn)]
+    metrics += deviations(teacher, drawn) if params.evaluation.teacher_pictures else []
     metrics = with_context(metrics, params, backbone, protocol)
     result = EvaluationResult(tuple(metrics), grid(teacher, drawn[ALTER]), params.run_folder, tuple(notes))
     result.save()
@@ -108,6 +108,8 @@ def grid(teacher: Teacher, pictures: dict[int, np.ndarray]) -> Grid:
     chosen, steps = list(teacher.protocol.grid), next(iter(pictures))
     names = [teacher.protocol.names[i] for i in chosen]
     calls = [float(t) for t in visited(teacher.params, teacher.backbone, steps)]
-    images = {"real": teacher.protocol.real[chosen], f"teacher@{steps}": teacher.images(steps, chosen),
-              f"alter@{steps}": pictures[steps][chosen]}  # fmt: skip
+    images = {"real": teacher.protocol.real[chosen]}
+    if teacher.params.evaluation.teacher_pictures:
+        images[f"teacher@{steps}"] = teacher.images(steps, chosen)
+    images[f"alter@{steps}"] = pictures[steps][chosen]
     return Grid(tuple(names), images, {name: calls for name in images if name != "real"})

@@ -19,7 +19,7 @@ class Metric:
     interval: 95 %, or None where nothing was sampled; n: images (or timed calls) behind it; against: what a ratio or a
     deviation is relative to ("teacher@20"); macs_convention: which products a MAC figure counts; weights, prompts:
     hashes of the extractor's weights and the prompt list; resolution: px that the images were drawn at; spread: 10 %
-    and 90 % quantiles of timed calls.
+    and 90 % quantiles of timed calls; updates: of the backbone, on a learning curve.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Metric:
     batch_size: int | None = None
     spread: tuple[float, float] | None = None
     device: str | None = None
+    updates: int | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Self:
@@ -155,4 +156,3 @@ class EvaluationResult:
 def metrics_as_dicts(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     """Without the fields that say nothing."""
     return [{key: value for key, value in asdict(metric).items() if value not in (None, "")} for metric in metrics]
-

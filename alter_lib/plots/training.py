@@ -109,7 +109,7 @@ def throughput(history: pd.DataFrame, end: int, ax: Axes | None = None) -> Axes:
     ax.plot(history.step, smoothed(history.images_per_second), color=BLUE)
     ax.set(xlabel="step", ylabel="images / s", ylim=(0, None))
     speeds = history.groupby("phase").images_per_second.median()
-    names = {"joint": "with the hypernetwork", "backbone": "after it"}
+    names = {"joint": "with the hypernetwork", "hypernetwork": "of the hypernetwork alone", "backbone": "after it"}
     parts = [f"{speeds[phase]:.0f} images/s {name}" for phase, name in names.items() if phase in speeds]
     ax.set_title(f"Throughput: {', '.join(parts)} (medians)")
     ax.grid()

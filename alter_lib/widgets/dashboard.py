@@ -33,7 +33,7 @@ class TrainingDashboard:
         while self.rows and self.rows[-1]["step"] >= row["step"]:  # made again since the last checkpoint
             self.rows.pop()
         self.rows.append(row)
-        if time.monotonic() >= self.due or row["step"] == self.params.training.steps:
+        if time.monotonic() >= self.due or row["step"] == self.params.training.iterations:
             self.paint(trainer)
 
     def paint(self, trainer: Trainer) -> None:
@@ -41,7 +41,7 @@ class TrainingDashboard:
         history = pd.DataFrame(self.rows, columns=HISTORY)
         figure = plots.dashboard(
             history, trainer.current_plan(), self.recorder.history, training.hypernetwork_steps,
-            progress_text(history, training.steps, training.batch_size),
+            progress_text(history, training.iterations, training.batch_size),
         )  # fmt: skip
         picture = Image(plots.png(figure), width=100 * WIDTH)
         if self.handle is None:

@@ -110,6 +110,17 @@ def test_a_result_that_is_lost_or_edited_is_made_again_and_a_touched_one_is_not(
     assert run.stale() == {}
 
 
+@pytest.mark.parametrize("name", ["plan_history.npz", "grid.npz"])
+def test_arrays_beside_the_figures_count_as_results(run: Run, name: str):
+    """Notebook 04 shows plan_history.npz, --compare shows grid.npz: without them a finished run can't be read."""
+    run.execute_all()
+    run.execute("02_b", {"alter/plan.json": "plan", "history.csv": "h", name: "1"})
+    assert run.stale() == {"03_c": "earlier results changed"}
+    run.execute("03_c", {"metrics.json": "m"})
+    (run / name).unlink()
+    assert run.stale() == {"02_b": f"{name} is missing or changed"}
+
+
 def test_a_lost_executed_notebook_is_made_again(run: Run):
     run.execute_all()
     (run / "notebooks/01_a.ipynb").unlink()

@@ -18,6 +18,9 @@ STYLE = f"""<style>
 .alter-plan .changed {{ stroke: {RED}; stroke-opacity: 1; stroke-width: 2px; }}
 .alter-plan .hit {{ fill: transparent; }}
 .alter-plan g:hover .hit {{ fill: currentColor; fill-opacity: .22; }}
+.alter-plan g {{ cursor: pointer; outline: none; }}
+.alter-plan g:focus .hit {{ stroke: currentColor; stroke-width: 2px; }}
+.alter-named {{ line-height: 1.4; font-size: 13px; min-height: 1.4em; margin-top: 4px; }}
 .alter-plan .line {{ fill: none; stroke: currentColor; stroke-width: 1.5px; }}
 .alter-plan .rule {{ stroke: currentColor; stroke-dasharray: 5 4; stroke-opacity: .8; }}
 .alter-plan .visit {{ stroke: currentColor; stroke-width: 1.5px; }}

@@ -82,7 +82,7 @@ def expert_rows(plan: ExpertPlan, before: ExpertPlan | None = None) -> str:
     shares = [macs / plan.cost.whole for macs in plan.expert_macs()]
     return "".join(
         f'<div class="row expert-{i}"><div class="name"><b>{i}</b>{share:.1%}</div>'
-        f'<div class="field">{mask_row(plan, i, before)}</div>'
+        f'<div class="field masks">{mask_row(plan, i, before)}</div>'
         f'<div class="field">{routing_row(plan, i)}<i class="cursor"></i></div></div>'
         for i, share in enumerate(shares)
     )

@@ -15,8 +15,9 @@ from .what_if import WhatIf
 class MaskInspector(WithPicture):
     """Sliders for timestep and expert over masks, routing and MACs of a plan; a sampler's calls; edits by hand.
 
-    Moving the timestep chooses the expert that serves it; moving the expert looks at any other. Arrow keys move a
-    focused slider, Tab and Space reach every button.
+    Moving the timestep chooses the expert that serves it; moving the expert looks at any other. A cell of the heat map
+    names its layer, MACs and share; pressed, it chooses its expert, and with the what-if panel open toggles its layer.
+    Arrow keys move a focused slider or cell, Tab and Space reach every button and cell.
 
     Args:
         plan: the plan to look at; `inspector.plan` is what the what-if panel made of it.
@@ -50,6 +51,7 @@ class MaskInspector(WithPicture):
         self.timestep.observe(self._follow, "value")
         self.expert.observe(self._point, "value")
         self.edit.observe(self._open, "value")
+        self.view.picture.on_press(self._press)
         self.sampler.observe(self._draw, "visited")
         self.what_if.observe(self._draw, "plan")
         self._point()
@@ -80,9 +82,19 @@ class MaskInspector(WithPicture):
         self.what_if.layout.display = None if change["new"] else "none"
         self._select()
 
+    def _press(self, expert: int, layer: int) -> None:
+        """A cell of the heat map was pressed."""
+        self.expert.value = expert
+        if self.edit.value:
+            self.what_if.press(layer)
+
     def _draw(self, _change: object = None) -> None:
-        """The plan or the sampler changed."""
+        """The plan or the sampler changed. An expert that was chosen by hand stays the one that is looked at."""
+        is_served = self.expert.value == self.view.plan.expert(self.timestep.value)
         before = self.what_if.before if self.plan is not self.what_if.before else None
         self.view.show(self.plan, self.sampler.visited, before)
         self.sampler.show(self.plan)
-        self._follow()
+        if is_served:
+            self._follow()
+        else:
+            self._point()

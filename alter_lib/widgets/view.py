@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from .. import plots
 from ..plan import ExpertPlan
 from . import html, words
+from .drawing import PlanDrawing
 
 WIDE = {"flex": "1 1 300px", "width": "auto"}  # a control that takes what room there is in a row
 _NUMBERS, _KERNEL = count(), uuid4().hex[:8]  # outputs of an earlier kernel may still be on the page
@@ -19,12 +20,12 @@ _NUMBERS, _KERNEL = count(), uuid4().hex[:8]  # outputs of an earlier kernel may
 class PlanView(widgets.VBox):
     """Masks, routing and MACs of a plan with a cursor. `show` draws, `point` moves the cursor.
 
-    picture, pointer, text: HTML widgets; a move sends the small last two only.
+    picture: the drawing; pointer, text: HTML widgets. A move sends the small last two only.
     """
 
     def __init__(self, plan: ExpertPlan, visited: Sequence[int] = ()) -> None:
         self.scope = f"alter-{_KERNEL}-{next(_NUMBERS)}"
-        self.picture, self.pointer, self.text = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.picture, self.pointer, self.text = PlanDrawing(), widgets.HTML(), widgets.HTML()
         self.pointer.layout.display = "none"  # a style sheet takes no place
         super().__init__([self.pointer, self.picture, self.text])
         self.add_class(self.scope)

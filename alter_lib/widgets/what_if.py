@@ -87,7 +87,10 @@ class WhatIf(widgets.VBox):
     def select(self, expert: int) -> None:
         """Show the mask of `expert` on the toggles."""
         self.expert = expert
-        self.heading.value = f"<b>What if expert {expert} ran other layers?</b> Pressed: runs. A red frame: changed."
+        self.heading.value = (
+            f"<b>What if expert {expert} ran other layers?</b> Pressed: runs. A red frame: changed. "
+            "A cell of the heat map toggles its layer too."
+        )
         for toggle, runs in zip(self.layers, self.plan.masks[expert].tolist(), strict=True):
             if toggle.value != runs:
                 set_toggle(toggle, runs)
@@ -98,6 +101,12 @@ class WhatIf(widgets.VBox):
             self.plan = toggled(self.plan, self.expert, layer)
             self._say(f"{layer_text(self.plan, layer)}: now {'runs' if runs else 'is skipped'} "
                       f"in expert {self.expert}.")  # fmt: skip
+
+    def press(self, layer: int) -> None:
+        """Toggle a layer of the expert that is shown, as its button does; one whose weights are gone stays off."""
+        toggle = self.layers[layer]
+        if not toggle.disabled:
+            toggle.value = not toggle.value
 
     def _reroute(self) -> None:
         first, last = self.interval.value

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from . import checkpoints, provenance, trainer_state
+from . import checkpoints, memory, provenance, snapshots, trainer_state
+from .changed_params import make_way
+from .command_line import Parser, exit_code
 from .history import HISTORY as HISTORY
 from .history import History
 from .inference import save_pipeline
-from .params import Params, ParamsError, add_params_arguments, params_from_arguments
+from .lock import locked
+from .params import Params, add_params_arguments, params_from_arguments
 from .plan import ExpertPlan
 from .plan_history import PlanRecorder
+from .plan_warnings import plan_warnings
 from .trainer import Trainer
 
 Callback = Callable[[Trainer, dict], None]
@@ -48,16 +52,24 @@ def train(params: Params, callback: Callback | None = None) -> TrainingResult:
     callback(trainer, row) is called after each step with that step's row of history.csv.
     Raises ParamsError where the run folder holds a run with other params.
     """
+    with locked(params.run_folder, "training") if os.environ.get("RANK", "0") == "0" else nullcontext():
+        return _train(params, callback)
+
+
+def _train(params: Params, callback: Callback | None) -> TrainingResult:
     started, trainer = time.perf_counter(), Trainer(params)
     folder, artefact = params.run_folder, params.run_folder / "alter"
     resume(trainer, folder / "checkpoints")
     history = History(trainer.accelerator, params, trainer.step_count)
     stopped = fit(trainer, folder / "checkpoints", history, callback)
-    if not stopped and trainer.accelerator.is_main_process and not (artefact / "plan.json").exists():
+    if not stopped and trainer.accelerator.is_main_process and not (artefact / "model_index.json").exists():
         write_artefact(trainer, artefact)
+        warnings = plan_warnings(trainer.current_plan())
+        print(*(f"warning: {line}" for line in warnings), sep="\n", end="\n" * bool(warnings), file=sys.stderr)
         seconds = round(time.perf_counter() - started, 1)
         processes = trainer.accelerator.num_processes
-        provenance.record(params, folder, wall_seconds={"training": seconds}, processes=processes)
+        measured = {"wall_seconds": {"training": seconds}, "processes": processes}
+        provenance.record(params, folder, warnings=warnings, **measured)
     trainer.accelerator.wait_for_everyone()
     history.close()
     if stopped:
@@ -73,22 +85,25 @@ def resume(trainer: Trainer, folder: Path) -> None:
 
 
 def fit(trainer: Trainer, folder: Path, history: History, callback: Callback | None) -> bool:
-    """Steps until training.steps; a checkpoint every `checkpoint_every` steps, and when asked to stop (True)."""
+    """Steps until the end; a checkpoint every `checkpoint_every`, and when asked to stop (True); the snapshots."""
     params, main, stopped = trainer.params.training, trainer.accelerator.is_main_process, False
-    bar = tqdm(total=params.steps, initial=trainer.step_count, desc="training", disable=not main, mininterval=1)
+    bar = tqdm(total=params.iterations, initial=trainer.step_count, desc="training", disable=not main, mininterval=1)
     with stop_requests() as stops, bar:
-        while trainer.step_count < params.steps and not stopped:
+        while trainer.step_count < params.iterations and not stopped:
             began = time.perf_counter()
-            row = trainer.step()
+            row = memory.step(trainer)
             row["images_per_second"] = params.batch_size / (time.perf_counter() - began)
             bar.update()
-            bar.set_postfix(L_U=f"{row['L_U']:.4f}", ratio=f"{row['ratio']:.3f}", refresh=False)
+            bar.set_postfix(L_U=f"{row.get('L_U', row.get('L_perf')):.4f}", ratio=f"{row['ratio']:.3f}", refresh=False)
             history.write(row)
             if callback:
                 callback(trainer, row)
+            if main and row["phase"] != "hypernetwork" and trainer.theta_updates in params.snapshots:
+                snapshots.save(trainer, folder.parent)
             stopped = anyone(trainer.accelerator, bool(stops))
-            due = trainer.step_count % params.checkpoint_every == 0 or trainer.step_count == params.steps
+            due = trainer.step_count % params.checkpoint_every == 0 or trainer.step_count == params.iterations
             if main and (due or stopped):
+                history.to_disk()
                 trainer_state.save(trainer, folder)
     return stopped
 
@@ -122,39 +137,37 @@ def write_artefact(trainer: Trainer, folder: Path) -> None:
 
     LoRA's adapters are merged into the weights, for good: a run writes its artefact at its end.
     """
-    if trainer.ema:
-        trainer.ema.store(trainer.theta)
-        trainer.ema.copy_to(trainer.theta)
-    if trainer.adapters:
-        trainer.adapters.merge_and_unload()
-    pipeline = trainer.backbone.pipeline
-    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    before = [network.dtype for network in networks]
-    for network in networks:  # stored in half precision, as releases are
-        network.half()
-    save_pipeline(pipeline, trainer.current_plan(), folder)
-    for network, dtype in zip(networks, before, strict=True):
-        network.to(dtype)
-    if trainer.ema:
-        trainer.ema.restore(trainer.theta)
+    with trainer.averaged():
+        if trainer.adapters:
+            trainer.adapters.merge_and_unload()
+        pipeline = trainer.backbone.pipeline
+        networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        before = [network.dtype for network in networks]
+        for network in networks:  # stored in half precision, as releases are
+            network.half()
+        save_pipeline(pipeline, trainer.current_plan(), folder)
+        for network, dtype in zip(networks, before, strict=True):
+            network.to(dtype)
 
 
 def main() -> int:
-    """Exit codes: 0 done; 2 bad input, one line a fault; 130 interrupted, with a checkpoint to go on from."""
-    parser = argparse.ArgumentParser(prog="python -m alter_lib.training", description="Algorithm 1.")
+    """Exit codes: 0 done; 1 failed; 2 bad input, one line a fault; 130 interrupted, with a checkpoint to go on from."""
+    parser = Parser(prog="python -m alter_lib.training", description="Algorithm 1.")
     add_params_arguments(parser)
-    say = print if os.environ.get("RANK", "0") == "0" else lambda *_, **__: None  # one of the processes speaks
-    try:
-        params = params_from_arguments(parser.parse_args())
+    parser.add_argument("--force", action="store_true", help="set a run with other params aside and start anew")
+    options = parser.parse_args()
+    return exit_code(lambda: _main(options), options.debug, "goes on from the last checkpoint")
+
+
+def _main(options: argparse.Namespace) -> None:
+    params, is_first = params_from_arguments(options), os.environ.get("RANK", "0") == "0"
+    if is_first:
+        make_way(params, options.force)
+    with locked(params.run_folder, "run") if is_first else nullcontext():
         result = train(params, PlanRecorder(params))
-    except (ParamsError, FileNotFoundError) as error:
-        say(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    say(f"{result.steps} steps, ratio {result.plan.achieved_ratio:.4f}, {result.seconds:.0f} s: {result.artefact}")
-    return 0
+    if is_first:
+        ratio, seconds = result.plan.achieved_ratio, result.seconds
+        print(f"{result.steps} steps, ratio {ratio:.4f}, {seconds:.0f} s: {result.artefact}")
 
 
 if __name__ == "__main__":

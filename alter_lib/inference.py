@@ -86,15 +86,20 @@ def load_pipeline(
 
     arguments: those of DiffusionPipeline.from_pretrained (dtype, revision, token, ...); dtype is float32 unless given,
     since transformers would keep a text encoder's stored half precision beside it. compile: as in apply_plan.
-    Raises PlanError where there is no plan.json, or where it was made for other weights.
+    Raises PlanError where there is no plan.json, or where it was made for other weights; BadInput for weights
+    that are missing, damaged or not finite.
     """
     plan = load_plan(folder_or_hub_id, {key: arguments[key] for key in HUB_ARGUMENTS if key in arguments})
     if "torch_dtype" not in arguments:  # the older name of dtype
         arguments.setdefault("dtype", torch.float32)
     with no_word_of_missing_weights() if plan.dropped_layers else nullcontext():
-        pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
+        try:
+            pipe = DiffusionPipeline.from_pretrained(folder_or_hub_id, **arguments)
+        except WEIGHT_ERRORS as error:
+            raise BadInput(f"{folder_or_hub_id}: {one_line(error)}") from error
     fitted(plan, denoiser_of(pipe), folder_or_hub_id)
     drop_layers(pipe, plan.dropped_layers)  # from_pretrained left them without values
+    check_weights(pipe, Path(folder_or_hub_id), str(folder_or_hub_id))
     apply_plan(pipe, plan, compile=compile)
     return pipe
 

@@ -309,7 +309,7 @@ def load_params(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     is_file = isinstance(source, str | Path)
     label = _label(resolve(source)) if is_file else "parameters"
     data = _read(resolve(source), label) if is_file else dict(source)
-    data = {section: {} if keys is None else keys for section, keys in data.items()}  # a section left empty
+    data = {str(section): _named(keys) for section, keys in data.items()}
     bad = _apply(data, overrides or {})
     try:
         params = Params.model_validate(data)
@@ -317,10 +317,15 @@ def load_params(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         found = faults(error.errors(), data, Params.model_json_schema())
         bad += [f"{'override' if key in (overrides or {}) else label}: {key}: {text}" for key, text in found.items()]
     if bad:
-        raise ParamsError(bad)
+        raise ParamsError([" ".join(line.splitlines()) for line in bad])
     if is_file and params.run.name is None:
         return load_params(data, {"run.name": Path(source).stem})
     return params
+
+
+def _named(keys: Any) -> Any:
+    """The keys of a section, which YAML may read as numbers; a section left empty has none."""
+    return {str(key): value for key, value in (keys or {}).items()} if isinstance(keys, dict | None) else keys
 
 
 def _label(path: Path) -> str:
@@ -330,17 +335,19 @@ def _label(path: Path) -> str:
 def _read(path: Path, label: str) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: builds plain values only
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # yaml's constructors raise whatever Python makes of a value
         raise ParamsError([f"{label}: {_reason(error)}"]) from None
     if not isinstance(data, dict):
         raise ParamsError([f"{label}: holds no sections; known: {', '.join(Params.model_fields)}"])
-    return {str(section): keys for section, keys in data.items()}
+    return data
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return getattr(error, "strerror", None) or "not UTF-8 text"
+    if isinstance(error, OSError):
+        return error.strerror
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"not YAML: {' '.join(str(error).split())}"
 
 
 def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
@@ -362,7 +369,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         dotted, sign, text = item.partition("=")
         try:
             result[dotted.strip()] = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
+        except Exception as error:  # as in a file
             bad.append(f"override: {dotted}: {_reason(error)}")
         if not sign:
             bad.append(f"override: {item}: is not of the form section.key=value")

@@ -1,6 +1,7 @@
 """One line for each fault in a params file: where it is, what was found, what is allowed."""
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def faults(errors: Sequence[Mapping[str, Any]], data: Mapping[str, Any], schema:
         key = f"{section}.{rest[0]}" if rest else str(section)
         if error["type"] == "value_error" and not rest:  # a check across keys names its key itself
             for line in str(error["ctx"]["error"]).splitlines():
-                name, message = line.split(": ", 1)
+                name, _, message = line.partition(": ")
                 found[f"{section}.{name}"] = message
         elif error["type"] == "extra_forbidden":
             found[key] = _unknown(str(section), str(rest[0]) if rest else None, sections)
@@ -35,10 +36,21 @@ def faults(errors: Sequence[Mapping[str, Any]], data: Mapping[str, Any], schema:
             takes = allowed(sections[section]["properties"][rest[0]]) if rest else _keys(sections[section])
             found[key] = f"missing; it takes {takes}"
         elif rest:  # a union reports each of its branches: the whole value and all that is allowed say more
-            found[key] = f"{data[section][rest[0]]!r} is not {allowed(sections[section]['properties'][rest[0]])}"
+            value = shown(data[section][rest[0]])
+            found[key] = f"{value} is not {allowed(sections[section]['properties'][rest[0]])}"
         else:
-            found[key] = f"{data[section]!r} is not a mapping of keys to values"
+            found[key] = f"{shown(data[section])} is not a mapping of keys to values"
     return found
+
+
+_shorter = reprlib.Repr()
+_shorter.maxstring = _shorter.maxother = _shorter.maxlong = 200
+_shorter.maxdict = _shorter.maxlist = 20
+
+
+def shown(value: Any) -> str:
+    """`repr`, cut off: a few lines of YAML with anchors can be gigabytes."""
+    return _shorter.repr(value)
 
 
 def _keys(spec: Mapping[str, Any]) -> str:

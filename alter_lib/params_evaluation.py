@@ -26,7 +26,7 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
                 found.append(f"{key}: {shown(value)} has no part in the embedded protocol; use {shown(default)}")
     else:
         if values.teacher_results:
-            found.append(f"teacher_results: {values.teacher_results} holds figures of the embedded protocol; use null")
+            found.append(f"teacher_results: {shown(values.teacher_results)} holds figures of the embedded protocol; use null")
         if not values.teacher_pictures:
             found.append(f"teacher_pictures: false has no part in protocol {values.protocol}; use true")
         if values.curve_images:
@@ -45,5 +45,6 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML spells it."""
-    return "null" if value is None else f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
+    """A value as YAML spells it, in one line."""
+    text = "null" if value is None else f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
+    return " ".join(text.splitlines())

@@ -6,7 +6,7 @@ import torch
 
 from .costs import CostTable
 from .plan import ExpertPlan
-from .plan_file import FORMAT, PlanError, PlanFile, decode_routing, encode_routing
+from .plan_file import FORMAT, PlanError, PlanFile, decode_routing, encode_routing, shown
 
 
 def content_of(plan: ExpertPlan) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def checked(plan_class: type[ExpertPlan], content: PlanFile) -> ExpertPlan:
             raise PlanError(f"experts.{i}: {len(bits)} bits, expected one for each of the {num_layers} layers")
     cost, names = content.cost, tuple(layer.name for layer in content.layers)
     if unknown := [name for name in content.dropped_layers if name not in names]:
-        raise PlanError(f"dropped_layers: {unknown[0]} is not among the layers")
+        raise PlanError(f"dropped_layers: {shown(unknown[0])} is not among the layers")
     plan = plan_class(
         masks=torch.tensor([[bit == "1" for bit in bits] for bits in content.experts]),
         routing=torch.tensor(decode_routing(content.routing, content.num_train_timesteps)),

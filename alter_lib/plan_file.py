@@ -16,8 +16,9 @@ from .files import write_text
 FORMAT = "alter-plan/1"
 FILE_NAME = "plan.json"
 
-Count = Annotated[StrictInt, Field(ge=0)]
-Positive = Annotated[StrictInt, Field(ge=1)]
+Count = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+Positive = Annotated[StrictInt, Field(ge=1, lt=2**63)]
+Timesteps = Annotated[StrictInt, Field(ge=1, le=1_000_000)]  # a table of them is made
 
 
 class PlanError(BadInput):
@@ -67,13 +68,13 @@ class PlanFile(_Section):
 
     format: Literal["alter-plan/1"]
     backbone: BackboneSection
-    num_train_timesteps: Positive
+    num_train_timesteps: Timesteps
     cost: CostSection
     layers: Annotated[list[LayerSection], Field(min_length=1)]
     experts: Annotated[list[Annotated[str, StringConstraints(pattern="^[01]+$")]], Field(min_length=1)]
     routing: Annotated[list[tuple[Count, Count, Count]], Field(min_length=1)]
     target_ratio: Annotated[float, Field(gt=0, le=1)] | None
-    achieved_ratio: float
+    achieved_ratio: Annotated[float, Field(allow_inf_nan=False)]
     provenance: dict[str, Any]
     latency: LatencySection | None = None  # there where the budget is in latency
     dropped_layers: list[LayerName] = []  # there where the weights beside the plan lack these layers
@@ -91,14 +92,21 @@ def read_plan_file(path: Path) -> PlanFile:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; without its plan a pipeline runs unpruned") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PlanError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not JSON or UTF-8, thousands of digits or of brackets
         raise PlanError(f"{path}: not JSON, is the file truncated? {error}") from None
     try:
         return PlanFile.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "file"
+        key = shown(".".join(map(str, fault["loc"]))) or "file"
         raise PlanError(f"{path}: {key}: {fault['msg']}, found {str(fault['input'])[:60]!r}") from None
+
+
+def shown(text: str) -> str:
+    """`text` from a file as one line."""
+    return repr(text)[1:-1]
 
 
 def _lines(value: Any) -> str:

@@ -90,7 +90,7 @@ class RunState:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             return json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError:  # damaged from outside: it is written whole
             print(f"{self.path}: not JSON; the notebooks are executed again", file=sys.stderr)

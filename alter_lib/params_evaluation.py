@@ -26,7 +26,8 @@ def evaluation_faults(values: Any, defaults: Mapping[str, Any]) -> list[str]:
                 found.append(f"{key}: {shown(value)} has no part in the embedded protocol; use {shown(default)}")
     else:
         if values.teacher_results:
-            found.append(f"teacher_results: {shown(values.teacher_results)} holds figures of the embedded protocol; use null")
+            fault = "holds figures of the embedded protocol; use null"
+            found.append(f"teacher_results: {shown(values.teacher_results)} {fault}")
         if not values.teacher_pictures:
             found.append(f"teacher_pictures: false has no part in protocol {values.protocol}; use true")
         if values.curve_images:

@@ -1,6 +1,8 @@
 """Prompt lists: which captions, in which order, under which hash."""
 
 import json
+import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +66,29 @@ def test_own_lists_are_taken_in_order(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "x.parquet")
     for name in ("x.csv", "x.jsonl", "x.parquet"):
         assert load_prompts(options(tmp_path / name, prompt_column="text")).prompts == ("a", "b", "c")
+
+
+LONG = {
+    "cc3m": ("x.tsv", "", "words {:09d}\thttp://x/" + "y" * 60),
+    "prompts": ("x.csv", "text\n", "words {:09d} " + "z" * 60),
+}
+
+
+@pytest.mark.parametrize("protocol", LONG)
+def test_a_long_list_is_read_through(tmp_path: Path, protocol: str) -> None:
+    """ALTER_ROWS=1000000 for the full size. Memory does not grow with the rows, but for the 8 bytes of each in the
+    permutation that cc3m's choice is made of."""
+    rows, (name, header, line) = int(os.environ.get("ALTER_ROWS", 60_000)), LONG[protocol]
+    path = tmp_path / name
+    with path.open("w") as file:
+        file.write(header)
+        file.writelines(line.format(i) + "\n" for i in range(rows))
+    tracemalloc.start()
+    prompts = load_prompts(options(path, protocol, 50, prompt_column="text"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(prompt.startswith(f"words {i:09d}") for i, prompt in zip(prompts.ids, prompts.prompts, strict=True))
+    assert path.stat().st_size > 70 * rows and peak < 2.5e6 + 16 * rows, peak
 
 
 def test_n_images_a_prompt(tmp_path: Path) -> None:

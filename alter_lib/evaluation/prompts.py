@@ -9,13 +9,15 @@ replacement, which is what APTP's script does; CC3M: the same choice among the r
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from pyarrow.parquet import ParquetFile
 
 from ..assets import sha256
 from ..files import write_json
@@ -24,7 +26,12 @@ from ..params import Evaluation, ParamsError, resolve
 FORMAT = "alter-prompts/1"
 SELECTION_SEED = 42
 NUM_CLASSES = 1000  # of ImageNet
-TABLES = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}
+ROWS = 4096  # of a table that are in memory at a time: a list of millions is read through, not in
+TABLES: dict[str, Callable[[Path], Iterable[pd.DataFrame]]] = {
+    ".csv": lambda path: pd.read_csv(path, dtype=str, chunksize=ROWS),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, chunksize=ROWS),
+    ".parquet": lambda path: (batch.to_pandas() for batch in ParquetFile(path).iter_batches(ROWS)),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def load_prompts(evaluation: Evaluation) -> PromptList:
     if not path.is_file():
         raise FileNotFoundError(f"evaluation.prompts: no file {evaluation.prompts}")
     try:
-        whole, is_list = read_prompts(path, evaluation.protocol, evaluation.prompt_column)
+        found, total = read_prompts(path, evaluation, count)
     except (
         ValueError,
         KeyError,
@@ -84,29 +91,53 @@ def load_prompts(evaluation: Evaluation) -> PromptList:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         message = f"evaluation.prompts: {evaluation.prompts}: not a file of {evaluation.protocol}: {reason}"
         raise ParamsError([message]) from None
-    if count > len(whole.ids):
-        fault = f"{count} prompts are wanted, {evaluation.prompts} has {len(whole.ids)}"
-        raise ParamsError([f"evaluation.num_images: {fault}"])
-    if is_list or evaluation.protocol == "prompts":
-        return whole.take(range(count))
-    return whole.take(np.random.RandomState(SELECTION_SEED).choice(len(whole.ids), count, replace=False))
+    if count > total:
+        raise ParamsError([f"evaluation.num_images: {count} prompts are wanted, {evaluation.prompts} has {total}"])
+    return found
 
 
-def read_prompts(path: Path, protocol: str, column: str | None) -> tuple[PromptList, bool]:
-    """All prompts of a file in its order, and whether they were chosen before (a saved list)."""
+def read_prompts(path: Path, evaluation: Evaluation, count: int) -> tuple[PromptList, int]:
+    """`count` prompts of a file, fewer where it has no more, and how many it has (of which no more may be counted)."""
+    protocol, column = evaluation.protocol, evaluation.prompt_column
     if path.suffix == ".json":
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("format") == FORMAT:
-            return PromptList.of(content), True
-        ids, prompts = first_captions(content["annotations"])
-    elif protocol == "cc3m":
-        prompts = [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
-        ids = list(range(len(prompts)))
+            saved = PromptList.of(content)
+            return saved.take(range(min(count, len(saved.ids)))), len(saved.ids)
+        ids, texts = first_captions(content["annotations"])
+        total, order = len(ids), chosen(len(ids), count, protocol)
+        ids, prompts = [ids[i] for i in order], [texts[i] for i in order]
+    elif protocol == "prompts":
+        prompts = list(islice(captions(path, protocol, column), count))
+        ids, total = list(range(len(prompts))), len(prompts)
     else:
-        prompts = column_of(path, column) if path.suffix in TABLES else path.read_text(encoding="utf-8").splitlines()
-        prompts = [prompt for prompt in prompts if prompt.strip()]
-        ids = list(range(len(prompts)))
-    return PromptList(protocol, path.name, sha256(path), tuple(ids), tuple(prompts)), False
+        total = sum(1 for _ in captions(path, protocol, column))
+        ids = chosen(total, count, protocol)
+        wanted = set(ids)
+        found = {i: text for i, text in enumerate(captions(path, protocol, column)) if i in wanted}
+        prompts = [found[i] for i in ids]
+    return PromptList(protocol, path.name, sha256(path), tuple(ids), tuple(prompts)), total
+
+
+def chosen(total: int, count: int, protocol: str) -> list[int]:
+    """Which rows of a file: the first ones of a list of one's own, else as APTP's script."""
+    count = min(count, total)
+    if protocol == "prompts":
+        return list(range(count))
+    return np.random.RandomState(SELECTION_SEED).choice(total, count, replace=False).tolist()
+
+
+def captions(path: Path, protocol: str, column: str | None) -> Iterator[str]:
+    """All captions of a file in its order, read through."""
+    if protocol != "cc3m" and path.suffix in TABLES:
+        yield from filter(str.strip, column_of(path, column))
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if protocol == "cc3m":
+                yield line.rstrip("\n").split("\t")[0]
+            elif line.strip():
+                yield line.rstrip("\n")
 
 
 def first_captions(annotations: Sequence[dict[str, Any]]) -> tuple[list[int], list[str]]:
@@ -117,10 +148,10 @@ def first_captions(annotations: Sequence[dict[str, Any]]) -> tuple[list[int], li
     return list(first), list(first.values())
 
 
-def column_of(path: Path, column: str | None) -> list[str]:
+def column_of(path: Path, column: str | None) -> Iterator[str]:
     """A column of text of a csv, jsonl or parquet file. Raises ParamsError when there is none of that name."""
-    frame = TABLES[path.suffix](path)
-    if column not in frame.columns:
-        known = ", ".join(map(str, frame.columns))
-        raise ParamsError([f"evaluation.prompt_column: {column} is not a column of {path.name}; it has {known}"])
-    return frame[column].dropna().astype(str).tolist()
+    for frame in TABLES[path.suffix](path):
+        if column not in frame.columns:
+            known = ", ".join(map(str, frame.columns))
+            raise ParamsError([f"evaluation.prompt_column: {column} is not a column of {path.name}; it has {known}"])
+        yield from frame[column].dropna().astype(str)

@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 import torch
 from IPython.display import Image
+from tiny_sd_pipeline import tiny_pipeline
+from tiny_training import RandomBatches, tiny_params
 
+from alter_lib import trainer_state
 from alter_lib.params import Params, load_params
 from alter_lib.plan import CostTable, ExpertPlan
+from alter_lib.plan_file import PlanError
 from alter_lib.plan_history import PlanHistory, PlanRecorder
-from alter_lib.widgets import TrainingDashboard, dashboard
+from alter_lib.plan_source import plan_at
+from alter_lib.trainer import Trainer
+from alter_lib.widgets import PlanComparison, TrainingDashboard, dashboard
 
 NAMES = ("down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.1.resnets.0")
 COSTS = CostTable((10, 20, 30), 40, "linear+conv", (8, 8))
@@ -66,6 +72,31 @@ def test_steps_that_are_made_again_replace_the_lost_ones(params: Params) -> None
     history = PlanHistory.load(params.run_folder)
     assert history.steps.tolist() == [1, 2] and history.masks[1].sum() == 1
     assert not list(params.run_folder.glob("*.tmp"))
+
+
+def test_checkpoints_of_a_run_are_plans_before_and_after_the_hypernetwork_s_last_step(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "backbone")
+    params = tiny_params(tmp_path, backbone__id=str(tmp_path / "backbone"), training__steps=3,
+                         training__hypernetwork_steps=2, hypernetwork__mask_offset=0.0)  # fmt: skip
+    trainer, expected = Trainer(params, batches=RandomBatches()), {}
+    for step in (1, 3):
+        while trainer.step_count < step:
+            trainer.step()
+        trainer_state.save(trainer, params.run_folder / "checkpoints")
+        expected[f"step-{step:06d}"] = trainer.current_plan()
+    folders = {name: params.run_folder / "checkpoints" / name for name in expected}
+    comparison = PlanComparison(folders)
+    for name, plan in expected.items():
+        found = comparison.plans[name]
+        assert 0 < plan.masks.sum() < plan.masks.numel()
+        assert torch.equal(found.masks, plan.masks) and torch.equal(found.routing, plan.routing)
+        assert (found.cost, found.architecture_hash) == (plan.cost, plan.architecture_hash)
+    last = folders["step-000003"]
+    (last / "hypernetwork.safetensors").write_bytes(b"")
+    with pytest.raises(PlanError, match="step-000003: damaged checkpoint: hypernetwork.safetensors"):
+        plan_at(last)
+    with pytest.raises(PlanError, match="plan.json: no such file"):
+        plan_at(tmp_path)
 
 
 class Handle:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 
 import ipywidgets as widgets
 
 from .. import plots
 from ..plan import ExpertPlan
 from ..plan_file import PlanError
+from ..plan_source import plan_at
 from .view import PlanView, WithPicture, note, row, timestep_slider
 from .words import paragraph
 
@@ -16,12 +18,13 @@ class PlanComparison(WithPicture):
     """One timestep slider over two plans. Experts carry a number each; the same number in two runs means nothing.
 
     Args:
-        plans: {name: plan}, two of them, over the same layers and timesteps.
-    Raises PlanError where they are of different backbones.
+        plans: {name: plan}, two of them, over the same layers and timesteps: plans, or paths of a plan.json, of a
+            folder that holds one (runs/<name>/alter), or of a checkpoint (runs/<name>/checkpoints/step-000200).
+    Raises PlanError where they are of different backbones, or a path leads to no plan.
     """
 
-    def __init__(self, plans: Mapping[str, ExpertPlan]) -> None:
-        self.plans = dict(plans)
+    def __init__(self, plans: Mapping[str, ExpertPlan | str | Path]) -> None:
+        self.plans = {name: plan if isinstance(plan, ExpertPlan) else plan_at(plan) for name, plan in plans.items()}
         first, second = self.plans.values()
         if (first.layer_names, first.num_train_timesteps) != (second.layer_names, second.num_train_timesteps):
             raise PlanError(f"{' and '.join(self.plans)}: different layers or timesteps, nothing to compare")

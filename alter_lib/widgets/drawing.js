@@ -49,7 +49,7 @@ function render({ model, el }) {
     model.send({ expert: place[0], layer: place[1] });
   }
 
-  picture.addEventListener("pointerover", event => {
+  picture.addEventListener("pointermove", event => {
     const place = placeOf(event.target);
     if (place) name(cellAt(place));
   });

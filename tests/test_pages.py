@@ -26,6 +26,7 @@ from alter_lib.report import build_report
 from alter_lib.report_compare import build_comparison
 from alter_lib.schedules import visited_timesteps
 from alter_lib.widgets.edits import rerouted, toggled
+from alter_lib.widgets.words import layer_text
 
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 WIDTHS = (1280, 800)
@@ -188,7 +189,9 @@ def test_the_drawing_shows_the_masks(lab, plan: ExpertPlan) -> None:
 
 
 def test_a_move_is_quick(lab, plan: ExpertPlan) -> None:
-    """Milliseconds from key to text, beside the screenshots; a busy machine is no failure (test_widgets: 0.1 s)."""
+    """Below 100 ms from key to text, N_e = 10 and N_L = 34, unless other work holds the cores (test_widgets counts the
+    kernel's part in CPU time). All are written beside the screenshots."""
+    assert plan.masks.shape == (10, 34)
     widget = inspector(lab)
     slider = widget.locator(".widget-slider", has_text="timestep").first
     slide(lab, slider, ["Home"])
@@ -207,7 +210,24 @@ def test_a_move_is_quick(lab, plan: ExpertPlan) -> None:
     seen = sorted(lab.evaluate("window.seen"))
     found = {"milliseconds from key to text": seen, "load average": os.getloadavg()}
     (SCREENSHOTS / "move.json").write_text(json.dumps(found, indent=1))
-    assert len(seen) >= 10
+    is_busy = os.getloadavg()[0] > 2 * os.cpu_count()
+    assert len(seen) >= 10 and (is_busy or seen[len(seen) // 2] < 100)
+
+
+def test_cells_of_the_heat_map_name_themselves_by_mouse_and_keyboard(lab, plan: ExpertPlan) -> None:
+    widget = inspector(lab)
+    named, rows = widget.locator(".alter-named"), widget.locator(".alter-plan .masks")
+    rows.nth(2).locator("g").nth(7).hover()
+    shown(named, f"{layer_text(plan, 7)}; expert 2 {'runs' if plan.masks[2, 7] else 'skips'} it")
+    rows.nth(1).locator("g").nth(5).click()
+    shown(named, f"{layer_text(plan, 5)}; expert 1 ")
+    shown(widget, "Shown: expert 1,")
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowLeft"):
+        lab.keyboard.press(key)
+    shown(named, f"{layer_text(plan, 5)}; expert 0 ")
+    shown(widget, "Shown: expert 1,")  # looking around chooses nothing
+    lab.keyboard.press("Enter")
+    shown(widget, "Shown: expert 0,")
 
 
 def test_play_moves_the_timestep_by_itself(lab) -> None:
@@ -251,6 +271,13 @@ def test_what_if_edits_are_counted_drawn_saved_and_load(lab, plan: ExpertPlan, r
     edited = toggled(plan, expert, 5)
     shown(widget, f"{edited.achieved_ratio:.2%} of the MACs over all timesteps")
     assert widget.locator(".changed").count() == 1
+    cell = widget.locator(f".masks >> nth={expert} >> g >> nth=3")
+    cell.click()
+    lab.keyboard.press("ArrowRight")
+    lab.keyboard.press("Space")  # the cell kept the focus while the drawing was made anew
+    edited = toggled(toggled(edited, expert, 3), expert, 4)
+    shown(widget, f"{edited.achieved_ratio:.2%} of the MACs over all timesteps")
+    assert widget.locator(".changed").count() == 3
     widget.locator(".widget-dropdown", has_text="to expert").locator("select").select_option("1")
     widget.get_by_role("button", name="Re-route").click()
     edited = rerouted(edited, 0, (plan.num_train_timesteps - 1) // 10, 1)

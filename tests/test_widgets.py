@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -268,6 +269,37 @@ def test_differences_say_what_the_edits_were(data: st.DataObject) -> None:
     assert lines[0].startswith(f"expert {expert} ") and lines[0].endswith(NAMES[layer])
     assert sum(last - first + 1 for first, last, _ in moved) == int((PLAN.routing != edited.routing).sum())
     assert edits.differences(PLAN, PLAN) == []
+
+
+def press(inspector: MaskInspector, expert: int, layer: int) -> None:
+    """What drawing.js sends at a click on a cell, and at Enter or Space on it."""
+    inspector.view.picture._handle_custom_msg({"expert": expert, "layer": layer}, [])
+
+
+def test_a_pressed_cell_chooses_its_expert_and_edits_nothing_while_what_if_is_closed() -> None:
+    inspector = MaskInspector(PLAN)
+    other = (PLAN.expert(0) + 1) % PLAN.num_experts
+    press(inspector, other, 20)
+    assert inspector.expert.value == other and f"Shown: expert {other}," in inspector.view.text.value
+    assert inspector.plan is PLAN and inspector.timestep.value == 0
+
+
+def test_a_pressed_cell_is_toggled_in_what_if_and_its_expert_stays(inspector: MaskInspector) -> None:
+    other = (PLAN.expert(0) + 1) % PLAN.num_experts
+    press(inspector, other, 20)
+    assert (inspector.plan.masks != PLAN.masks).nonzero().tolist() == [[other, 20]]
+    assert inspector.expert.value == other and inspector.view.picture.value.count(" changed") == 1
+    assert words.layer_text(PLAN, 20) in inspector.what_if.said.value
+    press(inspector, other, 20)
+    assert inspector.plan == PLAN
+
+
+def test_a_layer_whose_weights_are_gone_stays_off() -> None:
+    plan = replace(SMALL, masks=SMALL.masks & torch.tensor([True, True, False]), dropped_layers=(SMALL.layer_names[2],))
+    inspector = MaskInspector(plan)
+    inspector.edit.value = True
+    press(inspector, 0, 2)
+    assert inspector.plan is plan
 
 
 # --- two plans ------------------------------------------------------------------------------------------------------

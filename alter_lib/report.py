@@ -58,8 +58,7 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
     page = render(
         "report.html.j2",
         name=params.run.name,
-        notes=[f"{stem} is not up to date ({reason}): figures below may be of other parameters or code."
-               for stem, reason in stale.items() if any(path.stem == stem for path in executed)],
+        notes=list(out_of_date({path.stem: stale[path.stem] for path in executed if path.stem in stale})),
         answers=answers(params, ExpertPlan.load(folder / "alter"), metrics) if plan else [],
         findings=judged,
         counts=counted(judged),
@@ -77,6 +76,13 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def out_of_date(stale: Mapping[str, str]) -> Iterator[str]:
+    """A line a reason, with the notebooks that it concerns."""
+    for reason in dict.fromkeys(stale.values()):
+        stems = ", ".join(stem for stem, each in stale.items() if each == reason)
+        yield f"Not up to date ({reason}): {stems}. Figures below may be of other parameters or code."
 
 
 def headline(params: Params, provenance: Mapping[str, Any]) -> str:

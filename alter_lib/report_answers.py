@@ -4,16 +4,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from . import plots, provenance
 from .params import Params
 from .plan import ExpertPlan
-from .plots.layers import letter_of
+from .plots.layers import blocks, letter_of
 from .plots.style import description
 from .report_cells import data_uri
-from .report_findings import COLUMNS, figure, interval
+from .report_findings import COLUMNS, at_equal_macs, figure, interval
 
 KINDS = {"R": "residual layers (R)", "T": "transformer layers (T)"}
 QUALITY = {"fid_alexnet": "lower", "proxy_text_score": "higher", "class_accuracy": "higher"}
+MEANS = {
+    "fid_alexnet": "how far the pictures are from real ones; made with AlexNet, it compares with no published FID",
+    "proxy_text_score": "100 x cosine of picture and caption to the embedded judge",
+    "class_accuracy": "share of the pictures in which the embedded classifier sees the class asked for",
+}
 HOW_TO_USE = (
     "The folder alter/ of this run is an ordinary diffusers pipeline plus plan.json; any scheduler and number of steps "
     "will do. Loaded by diffusers alone, without its plan, it runs unpruned."
@@ -22,7 +29,7 @@ USE = """\
 from alter_lib import doctor, load_pipeline
 
 pipe = load_pipeline("{folder}")
-image = pipe({call}, num_inference_steps={steps}).images[0]
+image = pipe({call}, num_inference_steps={steps}, guidance_scale={guidance:g}).images[0]
 print(doctor(pipe))  # is the plan active, and what does it save?"""
 
 
@@ -60,12 +67,21 @@ def what(plan: ExpertPlan) -> str:
     kinds = " and ".join(f"{letters.count(letter)} {name}" for letter, name in KINDS.items() if letter in letters)
     prunable, skipped = sum(plan.cost.layers) / plan.cost.total, (~used).sum(1).tolist()
     always, never = int(used.all(0).sum()), int((~used.any(0)).sum())
+    places = ", ".join(f"{share:.0%} in {block}" for block, share in savings(plan)[:3])
     return (
         f"Of the {plan.backbone_class} {kinds} can be skipped, {prunable:.0%} of its MACs. An expert is "
         f"a choice of these {len(letters)} layers; the weights are shared. The {len(used)} experts in use skip "
         f"{between(skipped)} layers each; {always or 'no'} layers run in all of them, {never or 'no'} "
-        "layers in none."
+        f"layers in none. Of what is saved, {places}."
     )
+
+
+def savings(plan: ExpertPlan) -> list[tuple[str, float]]:
+    """(block, its share of the MACs that are skipped over all timesteps), the largest first."""
+    skipped = (~plan.masks[plan.routing]).double().mean(0) * torch.tensor(plan.cost.layers)
+    whole = skipped.sum().clamp(min=1e-12)  # a plan that skips nothing saves 0 everywhere
+    found = [(name, float(skipped[first : last + 1].sum() / whole)) for name, first, last in blocks(plan.layer_names)]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def between(values: Sequence[int]) -> str:
@@ -89,29 +105,33 @@ def how_much(plan: ExpertPlan, metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def when(plan: ExpertPlan) -> str:
-    share = plan.routing.bincount(minlength=plan.num_experts) / plan.num_train_timesteps
-    macs = [each / plan.cost.whole for each in plan.expert_macs()]
-    busiest = [i for i in share.argsort(descending=True).tolist() if share[i] >= 0.05]
-    served = ", ".join(f"expert {i} serves {share[i]:.0%} of them ({macs[i]:.0%} of the MACs)" for i in busiest)
+    share = [count / plan.num_train_timesteps for count in plan.routing.bincount().tolist() if count]
+    served = f"{min(share):.0%}" if min(share) == max(share) else f"{min(share):.0%} to {max(share):.0%}"
     tenth = max(1, plan.num_train_timesteps // 10)
     last = plan.num_train_timesteps
     noise, image = plan.macs_ratio(range(last - tenth, last)), plan.macs_ratio(range(tenth))
     switches = int((plan.routing[1:] != plan.routing[:-1]).sum())
     return (
-        f"Each of the {last} timesteps has its expert: {served}. In the noisiest tenth {noise:.0%} of the MACs run, "
-        f"in the tenth nearest to the image {image:.0%}. From one timestep to the next the expert changes {switches} "
-        "times."
+        f"Each of the {last} timesteps, from noise to image, is served by one of {len(share)} experts, which hold "
+        f"{served} of the timesteps each; the expert changes {switches} times on the way. In the noisiest tenth "
+        f"{noise:.0%} of the MACs run, in the tenth nearest to the image {image:.0%}."
     )
 
 
 def price(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """In a few words: FID-AlexNet over the unpruned network's at as many steps."""
-    ratios = [
-        f"{m['value']:.2f} times the unpruned network's FID-AlexNet at {m['steps']} steps"
-        for m in metrics
-        if m["name"] == "fid_alexnet_ratio" and m["method"] == "alter" and m["against"] == f"teacher@{m['steps']}"
-    ]
-    return f"{'; '.join(ratios)}." if ratios else "Not evaluated yet."
+    """In a few words: FID-AlexNet over the unpruned network's at as many steps, and at equal MACs."""
+    ratios = [m for m in metrics if (m["name"], m["method"]) == ("fid_alexnet_ratio", "alter")]
+    same_steps = [m for m in ratios if m["against"] == f"teacher@{m['steps']}"]
+    lead = [f"{grade(m)} at {m['steps']} steps (FID-AlexNet times {figure(m['value'])})" for m in same_steps]
+    lead += [f"{grade(m)} at equal MACs (unpruned at {steps} steps: times {figure(m['value'])})"
+             for m, steps in at_equal_macs(metrics)]  # fmt: skip
+    return f"Pictures are {', '.join(lead)}." if lead else "Not evaluated yet."
+
+
+def grade(ratio: Mapping[str, Any]) -> str:
+    """By the whole 95 % interval of a ratio of FIDs."""
+    low, high = ratio["interval"]
+    return "worse" if low > 1 else "better" if high < 1 else "as good, as far as can be told,"
 
 
 def quality(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -125,12 +145,12 @@ def quality(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         times = f", {interval(ratio)} times as much" if ratio else ""
         title = COLUMNS[name][0]
         yield (
-            f"{title[0].upper()}{title[1:]} ({QUALITY[name]} is better) at {steps} steps: "
-            f"{figure(mine['value'])} pruned, {figure(teacher['value'])} unpruned{times} (N = {figure(mine.get('n'))})."
+            f"{title[0].upper()}{title[1:]} at {steps} steps, {QUALITY[name]} is better: {figure(mine['value'])} "
+            f"pruned, {figure(teacher['value'])} unpruned{times} ({MEANS[name]}; N = {figure(mine.get('n'))})."
         )
 
 
 def usage(params: Params, plan: ExpertPlan) -> str:
     folder = provenance.relative(str(params.run_folder / "alter"))
     call = "[0]" if plan.backbone_class == "DiTTransformer2DModel" else '"red apple"'
-    return USE.format(folder=folder, call=call, steps=params.sampling.steps)
+    return USE.format(folder=folder, call=call, steps=params.sampling.steps, guidance=params.sampling.guidance_scale)

@@ -105,8 +105,9 @@ def _quality(params: Params, metrics: Sequence[Mapping[str, Any]]) -> Iterator[F
             yield _judged(question, interval(metric), aim + paper, metric["value"] <= target if target else None)
 
 
-def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Against the unpruned teacher at fewer steps: the number of steps whose total MACs are nearest, within 10 %."""
+def at_equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """FID ratios of ALTER to the unpruned teacher at fewer steps, each with their number: the one whose total MACs are
+    nearest, within 10 %."""
     macs = {(m["method"], m["steps"]): m["value"] for m in metrics if m["name"] == "total_macs"}
     teacher = {steps: value for (method, steps), value in macs.items() if method == "teacher"}
     for metric in metrics:
@@ -115,10 +116,15 @@ def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             continue
         nearest = min(teacher, key=lambda steps: abs(teacher[steps] - mine))
         if metric["against"] == f"teacher@{nearest}" and abs(teacher[nearest] / mine - 1) <= 0.1:
-            low, high = metric["interval"]
-            question = f"FID-AlexNet at equal MACs: ALTER at {metric['steps']} steps / unpruned at {nearest}"
-            reached = True if high <= 1 else False if low > 1 else None
-            yield _judged(question, interval(metric), "at most 1, by the whole interval", reached)
+            yield metric, nearest
+
+
+def _equal_macs(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    for metric, steps in at_equal_macs(metrics):
+        low, high = metric["interval"]
+        question = f"FID-AlexNet at equal MACs: ALTER at {metric['steps']} steps / unpruned at {steps}"
+        reached = True if high <= 1 else False if low > 1 else None
+        yield _judged(question, interval(metric), "at most 1, by the whole interval", reached)
 
 
 def key_figures(metrics: Sequence[Mapping[str, Any]]) -> Figures | None:

@@ -145,17 +145,39 @@ def test_the_five_answers_by_hand(params: Params):
     what, how_much, when = (found[question].text for question in ("What was pruned?", "How much?", "When?"))
     assert "2 residual layers (R) and 1 transformer layers (T) can be skipped, 60% of its MACs" in what
     assert "The 2 experts in use skip 1 layers each; 1 layers run in all of them, no layers in none." in what
+    # skipped: 20 MACs in 6 of 10 timesteps, 30 in 4
+    assert what.endswith("Of what is saved, 50% in mid, 50% in up 1, 0% in down 0.")
     assert found["How much?"].lead == "24.0% of the MACs."  # expert 0 runs 80 of 100, 6 times; expert 1 70, 4 times
     assert "76.0% stay, averaged over all 10 timesteps (target 75%)" in how_much and "runs 70% to 80%" in how_much
-    assert "expert 0 serves 60% of them (80% of the MACs), expert 1 serves 40% of them (70% of the MACs)" in when
-    assert "In the noisiest tenth 70%" in when and "nearest to the image 80%" in when and "changes 1 times" in when
+    assert "one of 2 experts, which hold 40% to 60% of the timesteps each; the expert changes 1 times" in when
+    assert "In the noisiest tenth 70%" in when and "nearest to the image 80%" in when
     cost = found["What did it cost in quality?"]
-    assert cost.lead == "1.50 times the unpruned network's FID-AlexNet at 20 steps."
-    assert "6 pruned, 4 unpruned, 1.5 [1.45, 1.55] times as much (N = 1,000)" in cost.text
+    assert cost.lead == (
+        "Pictures are worse at 20 steps (FID-AlexNet times 1.5), "
+        "better at equal MACs (unpruned at 13 steps: times 0.9)."
+    )
+    assert "FID-AlexNet at 20 steps, lower is better: 6 pruned, 4 unpruned, 1.5 [1.45, 1.55] times as much" in cost.text
+    assert cost.text.endswith("N = 1,000).")
     assert f'load_pipeline("{params.run_folder}/alter")' in found["How do I use it?"].code.replace(
         "~", str(Path.home())
     )
     assert found["When?"].picture.startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [([1.01, 1.2], "worse"), ([0.8, 0.99], "better"), ([0.9, 1.1], "as good, as far as can be told,")],
+)
+def test_the_price_is_judged_by_the_whole_interval(interval: list[float], words: str):
+    ratio = metric("fid_alexnet_ratio", "alter", 20, 1.0, interval=interval, n=1000, against="teacher@20")
+    assert report_answers.price([ratio]) == f"Pictures are {words} at 20 steps (FID-AlexNet times 1)."
+
+
+def test_notebooks_that_are_stale_for_one_reason_share_a_line():
+    stale = {"01_a": "library changed", "02_b": "not run yet", "03_c": "library changed"}
+    assert [line.partition(". ")[0] for line in report.out_of_date(stale)] == [
+        "Not up to date (library changed): 01_a, 03_c", "Not up to date (not run yet): 02_b"
+    ]  # fmt: skip
 
 
 def test_names_of_files_are_escaped_and_their_links_quoted(page: Callable[..., str], params: Params):
@@ -174,7 +196,7 @@ def test_names_of_files_are_escaped_and_their_links_quoted(page: Callable[..., s
 def test_a_run_without_results_says_so_and_a_stale_notebook_is_marked(page: Callable[..., str]):
     text = page(stale={"01_a": "params loss changed"})
     assert "Not evaluated yet." in text and "No plan and no figures yet." in text
-    assert "01_a is not up to date (params loss changed)" in text
+    assert "Not up to date (params loss changed): 01_a." in text
 
 
 @pytest.mark.parametrize(

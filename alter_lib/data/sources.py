@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 from webdataset.shardlists import expand_urls
 
 from ..params import Data, ParamsError, resolve
@@ -73,13 +74,16 @@ def coco(data: Data, has_classes: bool) -> TableSource:
     """COCO's own layout: annotations/captions_<split>.json and the pictures in <split>/; five captions a picture."""
     folder = resolve(data.path)
     annotations = existing(folder / "annotations" / f"captions_{data.split}.json", data)
-    facts = json.loads(annotations.read_text())
     captions: dict[int, list[str]] = {}
-    for one in facts["annotations"]:
-        captions.setdefault(one["image_id"], []).append(one["caption"])
-    pictures = sorted(facts["images"], key=lambda picture: picture["id"])
-    rows = [{"image": p["file_name"], "captions": captions.get(p["id"], []), "label": None, "score": None}
-            for p in pictures]  # fmt: skip
+    try:
+        facts = json.loads(annotations.read_text(encoding="utf-8"))
+        for one in facts["annotations"]:
+            captions.setdefault(one["image_id"], []).append(one["caption"])
+        pictures = sorted(facts["images"], key=lambda picture: picture["id"])
+        rows = [{"image": p["file_name"], "captions": captions.get(p["id"], []), "label": None, "score": None}
+                for p in pictures]  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParamsError([f"data.path: {annotations}: not COCO's captions: {error!r}"]) from None
     return from_files(existing(folder / data.split, data), rows)
 
 
@@ -131,8 +135,9 @@ def load_table(data: Data) -> Dataset | IterableDataset | DatasetDict:
         if local.suffix in (".parquet", ".arrow") and local.is_file():
             return load_dataset(local.suffix[1:], data_files=str(local), **options)
         return load_dataset(str(local) if local.exists() else path, data.config, **options)
-    except (OSError, ValueError) as error:
-        raise ParamsError([f"data.path: {path}: {str(error).splitlines()[0]}"]) from error
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ParamsError([f"data.path: {path}: {reason}"]) from error
 
 
 def table_source(data: Data, table: Dataset | IterableDataset, columns: Columns, facts: Any) -> Source:

@@ -2,10 +2,12 @@
 #   make run ARGS="--params params/smoke.yaml"      other parameters, see python run_all.py --help
 #   make run PIP_ARGS="--index-url ..."             anything that pip install takes
 #   make test ARGS="-k plan"
+#   make ablations CORES=2 ARGS=table_3             the ablation study or a group of it; goes on where it stopped
 
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+CORES ?= 2
 VENV ?= .venv
 READY := $(VENV)/.ready
 
@@ -14,6 +16,12 @@ run: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# What is left of the study, then notebook 06 on all that is finished, even where a run failed or Ctrl-C came between.
+ablations: $(READY)
+	$(VENV)/bin/python -m snakemake -s workflow/Snakefile --cores $(CORES) --keep-going --rerun-incomplete $(ARGS) \
+		--config python=$(VENV)/bin/python; status=$$?; \
+	$(VENV)/bin/python run_all.py --only 06 --force --set run.name=study || status=$$?; exit $$status
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
@@ -30,4 +38,4 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install $(PIP_ARGS) --no-deps -e .
 	@touch $@
 
-.PHONY: run test lab lint install
+.PHONY: run test ablations lab lint install

@@ -1,6 +1,7 @@
 """One tidy table from the metrics.json of many runs: a row a figure, with what sets its run apart.
 
 python -m alter_lib.collect runs/ablations --out results/ablations/table.csv      (or .parquet)
+python -m alter_lib.collect runs/ablations --out table.csv --curves curves.csv    (and the learning curves)
 """
 
 import argparse
@@ -23,11 +24,13 @@ NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as wor
 def run_facts(folder: Path) -> dict[str, Any]:
     """What the params and the plan of a run say: variant, seed, budget, training length, shape of the routing, seconds.
 
-    Raises FileNotFoundError where the run is not finished, PlanError for a plan that does not read.
+    training_seconds is the sum over all steps, interrupted or not; the others are those of the last call. Raises
+    FileNotFoundError where the run is not finished, PlanError for a plan that does not read.
     """
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     seconds = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("wall_seconds", {})
-    plan = ExpertPlan.load(folder / "alter")
+    plan, speed = ExpertPlan.load(folder / "alter"), pd.read_csv(folder / "history.csv").images_per_second
+    batch_size = params["training"]["batch_size"]
     named = NAME.fullmatch(folder.name)
     return {
         "run": folder.name,
@@ -35,32 +38,33 @@ def run_facts(folder: Path) -> dict[str, Any]:
         "variant": named["variant"] if named else folder.name,
         "training_seed": params["run"]["seed"],
         "updates": params["training"]["steps"],
-        "batch_size": params["training"]["batch_size"],
+        "training_batch_size": batch_size,
         "target_ratio": params["loss"]["target_ratio"],
         "achieved_ratio": plan.achieved_ratio,
         "num_experts": plan.num_experts,
         "experts_used": len(plan.routing.unique()),
         "switches": int((plan.routing.diff() != 0).sum()),
         **{f"{what}_seconds": value for what, value in seconds.items()},
+        "training_seconds": round(float((batch_size / speed).sum()), 1),
     }
 
 
-def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The table of all evaluated runs in `folder`, and a line for each run that is left out. Raises FileNotFoundError
-    where there is no evaluated run at all."""
+def collect(folder: Path, file: str = "metrics.json") -> tuple[pd.DataFrame, list[str]]:
+    """The table of all evaluated runs in `folder`, and a line for each run that is left out. file: of the figures,
+    `metrics.json` or `curve.json`. Raises FileNotFoundError where no run has that file."""
     frames, left_out = [], []
-    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for run in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         try:
             facts = run_facts(run)
-            metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+            metrics = json.loads((run / file).read_text(encoding="utf-8"))["metrics"]
         except (FileNotFoundError, PlanError) as error:
             left_out.append(f"{run.name}: {getattr(error, 'filename', None) or error}: not there, run it first")
             continue
         frame = pd.DataFrame(metrics)
         frame[["low", "high"]] = [each if isinstance(each, list) else (None, None) for each in frame.pop("interval")]
-        frames.append(frame.assign(**facts))
+        frames.append(frame.assign(**{key: value for key, value in facts.items() if key not in frame}))
     if not frames:
-        raise FileNotFoundError(f"{folder}: no evaluated run in it")
+        raise FileNotFoundError(f"{folder}: no evaluated run in it (with a {file})")
     table = pd.concat(frames, ignore_index=True)
     first = ["run", "backbone", "variant", "training_seed", "method", "name", "steps", "value", "low", "high"]
     return table[[*first, *(column for column in table if column not in first)]], left_out
@@ -76,12 +80,17 @@ def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder of runs")
     parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.parquet")
+    parser.add_argument("--curves", type=Path, help="likewise, for the learning curves")
     options = parser.parse_args()
 
     def work() -> None:
         table, left_out = collect(options.folder)
         write_table(table, options.out)
         print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
+        if options.curves:
+            curves, _ = collect(options.folder, "curve.json")
+            write_table(curves, options.curves)
+            print(f"{curves['run'].nunique()} learning curves in {options.curves}")
 
     return exit_code(work, options.debug)
 

@@ -52,6 +52,10 @@ class Notebook:
         """The params sections that it uses: its metadata `alter.uses`, else all; `run` always."""
         return ["run", *self.read()["metadata"].get("alter", {}).get("uses", Params.model_fields)]
 
+    def on_request(self) -> bool:
+        """Whether it runs only where it is named (metadata `alter.on_request`), since it is not about one run."""
+        return self.read()["metadata"].get("alter", {}).get("on_request", False)
+
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -36,7 +36,10 @@ def notebooks(folder: Path) -> list[Notebook]:
 
 
 def select(available: Sequence[Notebook], only: str | None, start: str | None) -> list[Notebook]:
-    """Those named by number or stem in `only` ("03,05"), or all from `start` on. Raises ParamsError if unknown."""
+    """Those named by number or stem in `only` ("03,05"), or all from `start` on but for those that want to be named.
+
+    Raises ParamsError for an unknown one.
+    """
 
     def find(name: str) -> Notebook:
         found = [n for n in available if name in (n.stem, n.stem[:2], n.path.name)]
@@ -47,7 +50,8 @@ def select(available: Sequence[Notebook], only: str | None, start: str | None) -
     if only:
         wanted = {find(name.strip()).stem for name in only.split(",")}
         return [n for n in available if n.stem in wanted]
-    return [n for n in available if not start or n.stem >= find(start).stem]
+    first = find(start).stem if start else ""
+    return [n for n in available if n.stem >= first and not n.on_request()]
 
 
 def check_files(params: Params) -> None:
@@ -227,7 +231,8 @@ def _main(options: argparse.Namespace) -> int:
     available = notebooks(NOTEBOOKS)
     if options.list:
         for notebook in available:
-            print(f"{notebook.stem:<18} {notebook.title()}")
+            named = f" (only by --only {notebook.stem[:2]})" if notebook.on_request() else ""
+            print(f"{notebook.stem:<18} {notebook.title()}{named}")
         return DONE
     if options.compare:
         from .quiet import quiet

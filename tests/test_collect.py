@@ -13,6 +13,7 @@ import yaml
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, load_backbone, load_params
+from alter_lib.ablation_study import Study
 from alter_lib.collect import collect, write_table
 from alter_lib.params import ROOT
 
@@ -31,15 +32,30 @@ def runs(tmp_path_factory) -> Path:
         plan.save(run / "alter")
         params = load_params("params/tiny_sd.yaml", {"run.name": name, "run.seed": seed})
         (run / "params.yaml").write_text(yaml.safe_dump(params.dump()))
-        (run / "provenance.json").write_text(json.dumps({"wall_seconds": {"training": 10.0 + seed}}))
+        (run / "provenance.json").write_text(json.dumps({"wall_seconds": {"training": 3.0, "evaluation": 60}}))
         figures = [
             {"name": "fid_alexnet", "method": "alter", "steps": 20, "value": value, "interval": [value - 1, value + 1]},
             {"name": "total_macs", "method": "alter", "steps": 20, "value": 10},
         ]
         (run / "metrics.json").write_text(json.dumps({"metrics": figures, "notes": []}))
+        (run / "history.csv").write_text(f"step,images_per_second\n1,{32 / (4.0 + seed)}\n2,{32 / 6.0}\n")  # batch 32
+        points = [{**figures[0], "n": 256, "updates": updates} for updates in (150, 600)]
+        (run / "curve.json").write_text(json.dumps({"metrics": points}))
     shutil.copytree(folder / "tiny_sd-no_kd-s0", folder / "unfinished")
     (folder / "unfinished" / "metrics.json").unlink()
     return folder
+
+
+def test_the_curves_are_a_table_of_their_own(runs, tmp_path):
+    command = [sys.executable, "-m", "alter_lib.collect", str(runs), "--out", str(tmp_path / "table.csv")]
+    done = subprocess.run(
+        [*command, "--curves", str(tmp_path / "curves.csv")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    curves, table = pd.read_csv(tmp_path / "curves.csv"), pd.read_csv(tmp_path / "table.csv")
+    one = curves[curves.training_seed == 1]
+    assert one.updates.tolist() == [150, 600] and one.value.tolist() == [8.5, 8.5]
+    assert set(table.updates) == {600} and set(curves.n) == {256}  # of the table: those of the whole training
 
 
 def test_a_row_a_figure_with_the_facts_of_its_run(runs):
@@ -48,7 +64,7 @@ def test_a_row_a_figure_with_the_facts_of_its_run(runs):
     assert fid.value.to_dict() == {0: 7.5, 1: 8.5} and fid.low.to_dict() == {0: 6.5, 1: 7.5}
     assert set(table.variant) == {"no_kd"} and set(table.backbone) == {"tiny_sd"}
     assert set(table.switches) == {1} and set(table.experts_used) == {2} and set(table.achieved_ratio) == {1.0}
-    assert fid.training_seconds.to_dict() == {0: 10.0, 1: 11.0}
+    assert fid.training_seconds.to_dict() == {0: 10.0, 1: 11.0}  # 4 + seed, and 6 seconds
     assert table[table.name == "total_macs"].low.isna().all()
     assert len(left_out) == 1 and "unfinished" in left_out[0]
 
@@ -68,30 +84,42 @@ def test_a_folder_without_figures_is_one_line_and_writes_nothing(tmp_path):
     assert not (tmp_path / "table.csv").exists()
 
 
-STUDY = yaml.safe_load((ROOT / "workflow" / "study.yaml").read_text())
+STUDY = Study.load()
+FIRST = {(run.params, run.variant): run for run in STUDY.runs if run.seed == 0}
 
 
-@pytest.mark.parametrize("variant", STUDY["variants"])
-@pytest.mark.parametrize("base", STUDY["backbones"])
-def test_a_variant_of_the_study_changes_what_it_names_and_nothing_else(base, variant):
-    changes = STUDY["variants"][variant]["set"]
-    before, after = load_params(base).dump(), load_params(base, changes).dump()
+@pytest.mark.parametrize("run", FIRST.values(), ids=[run.name for run in FIRST.values()])
+def test_a_variant_of_the_study_changes_what_it_names_and_nothing_else(run):
+    content = yaml.safe_load((ROOT / "workflow" / "study.yaml").read_text())
+    changes = content["variants"][run.variant]["set"]
+    after = load_params(run.params, run.changes).dump()
+    before = load_params(run.params, {key: value for key, value in run.changes.items() if key not in changes}).dump()
     differing = {f"{section}.{key}" for section in before for key in before[section]
                  if before[section][key] != after[section][key]}  # fmt: skip
     assert differing == set(changes)
 
 
-def test_the_workflow_plans_a_training_and_an_evaluation_a_run(tmp_path):
-    """A dry run by the engine itself, on a study of one variant with two seeds."""
-    variants = {"static": {"seeds": 2, "set": {"hypernetwork.num_experts": 1}}}
-    folders = {"out": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
-    study = {**folders, "backbones": ["params/tiny_sd.yaml"], "variants": variants}
+def test_the_workflow_plans_a_training_and_an_evaluation_a_run_and_a_curve_where_asked_for(tmp_path):
+    """A dry run by the engine itself, on a study of two variants."""
+    static = {"group": "one", "seeds": 2, "curve": True, "set": {"hypernetwork.num_experts": 1}}
+    plan = {"group": "other", "seeds": 1, "set": {"training.plan": "random", "training.hypernetwork_steps": 0}}
+    study = {
+        "out": str(tmp_path / "runs"),
+        "results": str(tmp_path / "results"),
+        "backbones": {"params/tiny_sd.yaml": {"snapshots": [300, 600]}},
+        "set": {"evaluation.steps": [20]},
+        "curve": {"evaluation.curve_images": 64},
+        "variants": {"static": static, "random": plan},
+    }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "-n", "-p", "--cores", "1"]
-    command += ["--config", f"study={tmp_path / 'study.yaml'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    config = ["--config", f"study={tmp_path / 'study.yaml'}"]
+    done = subprocess.run([*command, *config], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     for seed in (0, 1):
-        assert f"run.name=tiny_sd-static-s{seed}" in output and f"run.seed={seed}" in output
-    assert output.count("alter_lib.training") == 2 and output.count("alter_lib.evaluation") == 2
+        assert f"run.name={json.dumps(f'tiny_sd-static-s{seed}')}" in output and f"run.seed={seed}" in output
+    assert output.count("-m alter_lib.training ") == 3 and output.count("-m alter_lib.evaluation ") == 3
+    assert output.count("-m alter_lib.evaluation.curve ") == 2 and "--teacher-only" not in output
+    done = subprocess.run([*command, "other", *config], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout + done.stderr).count("-m alter_lib.training ") == 1

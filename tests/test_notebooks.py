@@ -1,6 +1,8 @@
 """The notebooks: their form, and one real run of all of them on params/smoke.yaml (test_pages opens JupyterLab)."""
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,7 +27,10 @@ def cells(path: Path, kind: str | None = None) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
 
 
+DEFAULT = [path for path in SOURCES if not Notebook(path).on_request()]  # the others want to be named
+
 each = pytest.mark.parametrize("path", SOURCES, ids=STEMS)
+each_of_the_run = pytest.mark.parametrize("path", DEFAULT, ids=[path.stem for path in DEFAULT])
 
 
 # --- form ---------------------------------------------------------------------------------------------------------
@@ -33,7 +38,7 @@ each = pytest.mark.parametrize("path", SOURCES, ids=STEMS)
 
 def test_the_notebooks_of_the_default_run_are_there() -> None:
     wanted = {"01_backbone", "02_hypernetwork", "03_training", "04_routing", "05_evaluation", "07_deployment"}
-    assert wanted <= set(STEMS)
+    assert wanted == {path.stem for path in DEFAULT} and {*STEMS} - wanted == {"06_ablations"}
 
 
 @each
@@ -105,14 +110,15 @@ def outputs(run: Path, stem: str) -> list[nbformat.NotebookNode]:
 
 def test_every_notebook_ran(smoke_run: tuple) -> None:
     run, done = smoke_run
-    assert re.findall(r"\] (\w+) +done in", done.stdout) == STEMS
-    for stem in STEMS:
+    stems = [path.stem for path in DEFAULT]
+    assert re.findall(r"\] (\w+) +done in", done.stdout) == stems
+    for stem in stems:
         assert all(cell.execution_count for cell in executed(run, stem))
         assert not [output for output in outputs(run, stem) if output.output_type == "error"]
         assert (run / "notebooks" / f"{stem}.ipynb").stat().st_size < 1_000_000
 
 
-@each
+@each_of_the_run
 def test_every_figure_is_saved_and_shown(smoke_run: tuple, path: Path) -> None:
     run, _ = smoke_run
     shown = [output.data["image/png"] for output in outputs(run, path.stem) if "image/png" in output.get("data", {})]
@@ -122,7 +128,7 @@ def test_every_figure_is_saved_and_shown(smoke_run: tuple, path: Path) -> None:
     assert len(shown) >= len(figure_names(path))
 
 
-@each
+@each_of_the_run
 def test_executed_notebooks_are_quiet(smoke_run: tuple, path: Path) -> None:
     """No hints and warnings of other libraries between the results."""
     streams = [o.text for o in outputs(smoke_run[0], path.stem) if o.output_type == "stream" and o.name == "stderr"]
@@ -152,9 +158,9 @@ def test_results_and_report_are_there(smoke_run: tuple) -> None:
     for name in ("params.yaml", "provenance.json", "history.csv", "metrics.json", "alter/plan.json"):
         assert (run / name).is_file(), name
     report = (run / "report.html").read_text(encoding="utf-8")
-    for path in SOURCES:
+    for path in DEFAULT:
         assert cells(path)[0].source.splitlines()[0].removeprefix("# ").replace("'", "&#39;") in report
-    assert len(re.findall(r'src="data:image/', report)) >= sum(len(figure_names(path)) for path in SOURCES)
+    assert len(re.findall(r'src="data:image/', report)) >= sum(len(figure_names(path)) for path in DEFAULT)
     links = re.findall(r'(?:src|href)="(?!data:|#|https?://)([^"]*)"', report)
     assert links and all((run / unquote(link)).is_file() for link in links)
 
@@ -165,7 +171,7 @@ def test_a_rerun_executes_nothing(smoke_run: tuple, run_all) -> None:
     began = time.monotonic()
     again = run_all(run.parent)
     assert again.returncode == 0 and time.monotonic() - began < 20
-    assert re.findall(r"\] (\w+) +up to date", again.stdout) == STEMS
+    assert re.findall(r"\] (\w+) +up to date", again.stdout) == [path.stem for path in DEFAULT]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -180,3 +186,16 @@ def test_a_notebook_runs_by_papermill_alone_from_the_root(smoke_run: tuple, tmp_
     )
     assert load_params(sections, parameters["overrides"]).run_folder == run
     assert not [c for c in done.cells for o in c.get("outputs", []) if o.output_type == "error"]
+
+
+def test_the_ablations_are_drawn_where_they_are_named(tmp_path: Path) -> None:
+    """With whatever runs are finished, none included: every figure is there, and the table of what is left."""
+    command = [sys.executable, "run_all.py", "--params", "params/smoke.yaml", "--out", str(tmp_path), "--only", "06"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in figure_names(ROOT / "notebooks" / "06_ablations.ipynb"):
+        assert (tmp_path / "smoke" / "figures" / f"{name}.png").is_file()
+    tables = [
+        o.data["text/html"] for o in outputs(tmp_path / "smoke", "06_ablations") if "text/html" in o.get("data", {})
+    ]
+    assert any("command for the rest" in table for table in tables)

@@ -1,0 +1,125 @@
+"""What the ablation study consists of: workflow/study.yaml as a list of runs, with the command of each.
+
+    python -m alter_lib.ablation_study          # what is finished, what is left, and the command for it
+
+The Snakefile reads the same list. Needs neither torch nor pandas, since every job of the workflow loads it.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from .command_line import Parser, exit_code
+from .params import ROOT, ParamsError, resolve
+
+STUDY = ROOT / "workflow" / "study.yaml"
+COMMAND = "snakemake -s workflow/Snakefile --cores 2"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its evaluation. changes: {"section.key": value} on the params file `params`; has_curve: its
+    snapshots are evaluated, too."""
+
+    name: str
+    params: str
+    variant: str
+    group: str
+    seed: int
+    changes: dict[str, Any]
+    has_curve: bool
+
+    @property
+    def options(self) -> str:
+        """--params and --set of this run, as a shell reads them."""
+        items = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in self.changes.items()]  # JSON is YAML
+        return f"--params {self.params} --set {' '.join(items)}"
+
+    @property
+    def teacher(self) -> str:
+        """The file of the unpruned backbone's figures, which all of its runs share."""
+        return self.changes["evaluation.teacher_results"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """out: folder of the runs; results: of the collected tables; runs: in the order of the file."""
+
+    out: str
+    results: str
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def load(cls, path: Path = STUDY) -> Self:
+        """Raises ParamsError where the file is not there."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ParamsError([f"{path}: no such file; a study is described as in workflow/study.yaml"]) from None
+        return cls(content["out"], content["results"], tuple(planned(content)))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(run.group for run in self.runs))
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The stems of the params files."""
+        return tuple(dict.fromkeys(Path(run.params).stem for run in self.runs))
+
+    def results_of(self, run: Run) -> list[str]:
+        """The files that a finished run has."""
+        return [f"{self.out}/{run.name}/{name}.json" for name in ("metrics", "curve")[: 1 + run.has_curve]]
+
+    def is_finished(self, run: Run) -> bool:
+        return all(resolve(path).is_file() for path in self.results_of(run))
+
+    def left(self) -> list[dict[str, Any]]:
+        """A row a group and params file: planned and finished runs, and the command for those that are left."""
+        rows = []
+        for group, params in dict.fromkeys((run.group, run.params) for run in self.runs):
+            runs = [run for run in self.runs if (run.group, run.params) == (group, params)]
+            finished = sum(map(self.is_finished, runs))
+            command = f"{COMMAND} {group}" if finished < len(runs) else ""
+            rows.append({"group": group, "backbone": Path(params).stem, "runs": len(runs), "finished": finished,
+                         "command for the rest": command})  # fmt: skip
+        return rows
+
+
+def planned(content: dict[str, Any]) -> Iterator[Run]:
+    """Every run of a study.yaml; a variant's own keys come last, so that they prevail."""
+    for params, backbone in content["backbones"].items():
+        stem = Path(params).stem
+        teacher = {"evaluation.teacher_results": f"results/teacher/{stem}.json"}
+        for variant, spec in content["variants"].items():
+            if stem not in spec.get("on", [stem]):
+                continue
+            curve = {**content["curve"], "training.snapshots": backbone["snapshots"]} if spec.get("curve") else {}
+            for seed in range(spec["seeds"]):
+                name = f"{stem}-{variant}-s{seed}"
+                named = {"run.name": name, "run.out": content["out"], "run.seed": seed}
+                changes = {**named, **content["set"], **teacher, **curve, **spec["set"]}
+                yield Run(name, params, variant, spec["group"], seed, changes, bool(curve))
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=STUDY, help="default: workflow/study.yaml")
+    options = parser.parse_args()
+
+    def work() -> None:
+        for row in Study.load(options.study).left():
+            print("{group:<10} {backbone:<10} {finished:>3} of {runs:>3}  {command for the rest}".format_map(row))
+
+    return exit_code(work, options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Means over seeds with 95 % intervals, and differences paired by seed, from the tidy tables of `alter_lib.collect`.
+
+Runs of one seed share batches, noise and prompts, so a difference to ALTER is taken seed by seed: what the seed does to
+both falls out. Intervals are Student's t over seeds; one seed has none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from .ablation_study import Study
+from .collect import collect
+from .params import resolve
+
+FID, ALTER, STEPS = "fid_alexnet", "alter", 20  # Table 3 is at 20 steps
+BY = ("backbone", "variant")
+COLUMNS = (  # that are read here and drawn
+    "run", *BY, "training_seed", "method", "name", "steps", "value", "low", "high", "n", "updates", "num_experts",
+    "experts_used", "switches", "achieved_ratio", "training_seconds", "evaluation_seconds",
+)  # fmt: skip
+
+
+def finished(study: Study, file: str = "metrics.json") -> tuple[pd.DataFrame, str]:
+    """The figures of the study's finished runs, and where they are from: its folder of runs, the committed table where
+    that holds none, or nowhere (no rows). file: `metrics.json` or `curve.json`."""
+    committed = resolve(study.results) / {"metrics.json": "table.csv", "curve.json": "curves.csv"}[file]
+    planned = {run.name for run in study.runs}
+    if resolve(study.out).is_dir():
+        try:
+            table, _ = collect(resolve(study.out), file)
+            return table[table.run.isin(planned)], study.out
+        except FileNotFoundError:
+            pass
+    if committed.is_file():
+        return pd.read_csv(committed), f"{study.results}/{committed.name}"
+    return pd.DataFrame({column: pd.Series(dtype=float) for column in COLUMNS}), "nowhere: no run is finished"
+
+
+def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:
+    """The rows of one figure of the pruned pipelines at STEPS steps, one a run."""
+    return table[(table.name == name) & (table.method == ALTER) & (table.steps == STEPS)]
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Mean of `values` [n] over seeds, its 95 % interval by Student's t (not-a-number for one seed), and n."""
+    n, mean = len(values), float(np.mean(values))
+    half = stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / n**0.5 if n > 1 else np.nan
+    return mean, mean - half, mean + half, n
+
+
+def summary(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
+    """mean, low, high, seeds of `value` by the columns `by`, in the order of first appearance."""
+    groups = rows.groupby(list(by), sort=False).value
+    found = [(*key, *interval(values.to_numpy(float))) for key, values in groups]
+    return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "seeds"]).set_index(list(by))
+
+
+def differences(rows: pd.DataFrame, by: Sequence[str] = BY, against: str = ALTER) -> pd.DataFrame:
+    """`summary` of the value less that of the variant `against` at the same backbone and seed (and whatever else `by`
+    names); seeds that only one of the two has are left out."""
+    shared = ["backbone", "training_seed", *(name for name in by if name not in BY)]
+    base = rows[rows.variant == against].set_index(shared).value
+    change = rows.value.to_numpy() - base.reindex(pd.MultiIndex.from_frame(rows[shared])).to_numpy()
+    paired = rows.assign(value=change).dropna(subset="value")
+    return summary(paired[paired.variant != against], by)
+
+
+def facts(table: pd.DataFrame) -> pd.DataFrame:
+    """What the plans of each variant are like, means over seeds: active MACs, experts in use, switches of the expert
+    over all timesteps (Fig. 4b: flicker or intervals), and the hours that training and evaluation took."""
+    rows = of_runs(table)
+    columns = {"achieved_ratio": "active MACs", "num_experts": "experts", "experts_used": "in use",
+               "switches": "switches"}  # fmt: skip
+    found = rows.groupby(list(BY), sort=False)[list(columns)].mean().rename(columns=columns)
+    seconds = rows.groupby(list(BY), sort=False)[["training_seconds", "evaluation_seconds"]].sum().sum(axis=1)
+    return found.assign(hours=seconds / 3600)

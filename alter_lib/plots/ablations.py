@@ -1,0 +1,140 @@
+"""Figures of the ablation study, from the tidy tables of `alter_lib.collect`: a panel a backbone, 95 % intervals over
+seeds. Without a finished run an axis says so."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..ablation_summary import FID, STEPS, differences, of_runs, summary
+from .style import BLUE, INK, MUTED, PALETTE, RED, panels, styled
+
+LABEL = "FID-AlexNet (lower is better)"
+EXPERTS = {"static": 1, "experts_2": 2, "experts_3": 3, "experts_5": 5, "alter": 10, "experts_15": 15, "experts_20": 20}
+RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ratio_70": 0.7, "ratio_80": 0.8}
+COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
+MAIN = ("static", "manual", "two_stage", "alter")
+
+
+def each_backbone(
+    table: pd.DataFrame, ax: Sequence[Axes] | None, height: float, draw: Callable[[Axes, pd.DataFrame], None]
+) -> np.ndarray:
+    """One panel for each backbone of the table, titled by its name; one that says so where the table is empty."""
+    names = list(dict.fromkeys(table.backbone)) or ["no finished run: see what is left"]
+    ax = panels(ax, 1, len(names), height)
+    for each, name in zip(ax, names, strict=False):
+        rows = table[table.backbone == name]
+        each.set_title(name)
+        if rows.empty:
+            each.axis("off")
+        else:
+            draw(each, rows)
+            each.grid()
+    return ax
+
+
+def half_widths(found: pd.DataFrame) -> np.ndarray:
+    """Of the intervals of `summary` rows, [2, n] as errorbar wants them; not-a-number for one seed: no bar."""
+    return np.abs(found[["low", "high"]].to_numpy(float).T - found["mean"].to_numpy(float))
+
+
+def points(ax: Axes, x: Sequence[float], found: pd.DataFrame, **look: object) -> None:
+    """Means of `summary` rows with their intervals."""
+    ax.errorbar(x, found["mean"], half_widths(found), **{"marker": "o", "markersize": 4, "capsize": 2, **look})
+
+
+def look(number: int, variant: str) -> dict[str, object]:
+    """Colour and marker of the `number`-th variant; ALTER's are its own, on top of the others."""
+    if variant == "alter":
+        return {"color": RED, "marker": "*", "markersize": 9, "zorder": 3}
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+@styled
+def ordering(table: pd.DataFrame, variants: Sequence[str] = MAIN, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """FID-AlexNet of each variant less ALTER's, paired by seed (Table 3): right of zero, ALTER is better. Every seed is
+    a faint point."""
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        found = differences(rows, ["variant"])
+        for row, variant in enumerate(found.index):
+            single = seeds(rows, variant)
+            each.plot(single, [row] * len(single), ".", color=BLUE, alpha=0.3)
+        each.errorbar(found["mean"], range(len(found)), xerr=half_widths(found), color=BLUE, marker="o", markersize=5,
+                      capsize=3, linestyle="none")  # fmt: skip
+        each.axvline(0, color=RED, linewidth=1, label="ALTER")
+        each.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel=f"{LABEL.split(' (')[0]} less ALTER's")
+        each.set_yticklabels([f"{variant} ({found.seeds[variant]} seeds)" for variant in found.index])
+
+    rows = of_runs(table)
+    return each_backbone(rows[rows.variant.isin([*variants, "alter"])], ax, 0.9 + 0.36 * len(variants), draw)
+
+
+def seeds(rows: pd.DataFrame, variant: str) -> pd.Series:
+    """The differences of one variant to ALTER, seed by seed."""
+    values = rows.pivot_table(index="training_seed", columns="variant", values="value")
+    return (values[variant] - values["alter"]).dropna()
+
+
+@styled
+def fid_against_macs(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """The headline: FID-AlexNet against the MACs of an image, every variant on the same axes, and the unpruned teacher
+    with fewer and fewer steps, whose intervals are over prompts."""
+    macs = table[table.name == "total_macs"].set_index(["run", "method", "steps"]).value / 1e9
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        pruned = rows[rows.method == "alter"]
+        for number, (variant, group) in enumerate(pruned.groupby("variant", sort=False)):
+            x = macs.reindex(pd.MultiIndex.from_frame(group[["run", "method", "steps"]])).mean()
+            points(each, [x], summary(group, ["variant"]), label=variant, linestyle="none", **look(number, variant))
+        teacher = rows[rows.method == "teacher"].drop_duplicates("steps").sort_values("steps")
+        x = macs.reindex(pd.MultiIndex.from_frame(teacher[["run", "method", "steps"]])).to_numpy()
+        errors = np.abs(teacher[["low", "high"]].to_numpy(float).T - teacher.value.to_numpy(float))
+        each.errorbar(
+            x, teacher.value, errors, color=INK, marker="s", markersize=4, capsize=2, label="unpruned, fewer steps"
+        )
+        for place, steps, value in zip(x, teacher.steps, teacher.value, strict=True):
+            each.annotate(f"{steps:g}", (place, value), (3, 4), textcoords="offset points", fontsize=7, color=MUTED)
+        each.set(xlabel="GMACs an image", ylabel=LABEL)
+        each.legend(fontsize=6, ncols=2)
+
+    of_quality = table[(table.name == FID) & table.method.isin(["alter", "teacher"])]
+    return each_backbone(of_quality, ax, 4.6, draw)
+
+
+@styled
+def trend(
+    table: pd.DataFrame, places: Mapping[str, float], xlabel: str, ax: Sequence[Axes] | None = None
+) -> np.ndarray:
+    """FID-AlexNet along one factor: number of experts (Fig. 4c: EXPERTS), target ratio (Table 10: RATIOS). Dashed: the
+    unpruned teacher at as many steps. places: {variant: where it stands}."""
+    teachers = table[(table.name == FID) & (table.method == "teacher") & (table.steps == STEPS)]
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        found = summary(rows, ["variant"])
+        found = found.assign(place=[places[variant] for variant in found.index]).sort_values("place")
+        points(each, found.place, found, color=BLUE)
+        teacher = teachers[teachers.backbone == rows.backbone.iloc[0]].value
+        each.axhline(teacher.mean(), color=MUTED, linestyle="--", label=f"unpruned, {STEPS} steps")
+        each.set(xlabel=xlabel, ylabel=LABEL, xticks=found.place)
+        each.legend()
+
+    rows = of_runs(table)
+    return each_backbone(rows[rows.variant.isin(places)], ax, 2.9, draw)
+
+
+@styled
+def learning_curves(curves: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """FID-AlexNet against updates of the backbone: is a variant slow, or does it end worse? curves: of `curve.json`, at
+    an N of their own."""
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
+            found = summary(group, ["updates"]).sort_index()
+            points(each, found.index, found, label=variant, **look(number, variant))
+        each.set(xlabel="updates of the backbone", ylabel=LABEL, yscale="log")
+        each.set_title(f"{rows.backbone.iloc[0]}, N = {rows.n.iloc[0]:g}")
+        each.legend(fontsize=6, ncols=2)
+
+    return each_backbone(of_runs(curves), ax, 4.2, draw)

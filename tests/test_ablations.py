@@ -1,0 +1,211 @@
+"""The ablation study: its list of runs, intervals and pairs by hand, the paper's tables beside ours, its figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from alter_lib import plots
+from alter_lib.ablation_study import Study
+from alter_lib.ablation_summary import differences, facts, finished, interval, of_runs, summary
+from alter_lib.ablation_tables import COMPARISONS, beside_paper
+from alter_lib.params import ROOT, ParamsError, load_params, parse_overrides
+from alter_lib.plots.style import RED
+
+STUDY = Study.load()
+FIDS = {"alter": [5.0, 6.0, 7.0], "static": [5.5, 6.2, 7.9], "manual": [9.0]}  # by seed
+
+
+def row(variant: str, seed: int, name: str, value: float, method: str = "alter", steps: int = 20, **more) -> dict:
+    fixed = {"run": f"tiny_sd-{variant}-s{seed}", "backbone": "tiny_sd", "variant": variant, "training_seed": seed,
+             "low": value - 0.5, "high": value + 0.5, "n": 1000, "num_experts": 10, "experts_used": 9, "switches": 30,
+             "achieved_ratio": 0.65, "training_seconds": 180.0, "evaluation_seconds": 60.0}  # fmt: skip
+    return {**fixed, "name": name, "value": value, "method": method, "steps": steps, **more}
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rows = []
+    for variant, values in FIDS.items():
+        for seed, value in enumerate(values):
+            pruned = [row(variant, seed, "fid_alexnet", value), row(variant, seed, "total_macs", 1.3e9)]
+            of_teacher = [("fid_alexnet", 3.2, 20), ("fid_alexnet", 3.3, 13)]
+            of_teacher += [("total_macs", 2e9, 20), ("total_macs", 1.3e9, 13)]
+            rows += pruned + [row(variant, seed, name, each, "teacher", steps) for name, each, steps in of_teacher]
+    return pd.DataFrame(rows)
+
+
+# --- the list of runs ---------------------------------------------------------------------------------------------
+
+
+def test_each_run_has_a_name_and_a_folder_of_its_own_and_the_teacher_s_figures_of_its_backbone() -> None:
+    assert len({run.name for run in STUDY.runs}) == len(STUDY.runs)
+    for run in STUDY.runs:
+        assert run.changes["run.name"] == run.name and run.changes["run.seed"] == run.seed
+        assert run.teacher == f"results/teacher/{run.name.split('-')[0]}.json"
+        assert run.has_curve == ("training.snapshots" in run.changes)
+
+
+def test_the_main_ordering_has_five_seeds_on_both_backbones_and_the_trends_three() -> None:
+    counts: dict[tuple, int] = {}
+    for run in STUDY.runs:
+        counts[run.params, run.variant] = counts.get((run.params, run.variant), 0) + 1
+    for params in ("params/tiny_sd.yaml", "params/tiny_dit.yaml"):
+        assert all(counts[params, variant] >= 5 for variant in ("alter", "static", "manual", "two_stage"))
+    assert min(counts.values()) >= 3
+
+
+def test_the_options_of_a_run_are_what_a_shell_and_the_params_read() -> None:
+    import shlex
+
+    run = next(run for run in STUDY.runs if run.variant == "two_stage")
+    words = shlex.split(run.options)
+    assert words[:3] == ["--params", run.params, "--set"]
+    params = load_params(run.params, parse_overrides(words[3:]))
+    assert params.training.order == "two_stage" and params.run.name == run.name
+    assert list(params.training.snapshots) == run.changes["training.snapshots"] and params.training.trackers == ()
+
+
+def test_what_the_issue_asks_for_is_a_variant() -> None:
+    variants = {run.variant for run in STUDY.runs}
+    assert {variant for comparison in COMPARISONS.values() for variant in comparison.rows} <= variants
+    assert {*plots.EXPERTS, *plots.RATIOS} <= variants
+
+
+@pytest.mark.parametrize("variant", plots.EXPERTS)
+def test_the_places_on_the_axis_of_experts_are_the_params(variant: str) -> None:
+    run = next(run for run in STUDY.runs if run.variant == variant)
+    assert load_params(run.params, run.changes).hypernetwork.num_experts == plots.EXPERTS[variant]
+
+
+@pytest.mark.parametrize("variant", plots.RATIOS)
+def test_the_places_on_the_axis_of_ratios_are_the_params(variant: str) -> None:
+    run = next(run for run in STUDY.runs if run.variant == variant)
+    assert load_params(run.params, run.changes).loss.target_ratio == plots.RATIOS[variant]
+
+
+def test_the_prunable_ratio_is_the_total_one_at_equal_macs() -> None:
+    import json
+
+    cost = json.loads((ROOT / "results" / "tiny_sd" / "plan.json").read_text())["cost"]
+    run = next(run for run in STUDY.runs if run.variant == "prunable_ratio")
+    share = run.changes["loss.target_ratio"] * (cost["total"] - cost["fixed"]) + cost["fixed"]
+    assert share / cost["total"] == pytest.approx(0.65, abs=1e-4)
+
+
+def test_what_is_left_comes_with_its_command(tmp_path) -> None:
+    study = Study(str(tmp_path), "results/x", STUDY.runs)
+    first = STUDY.runs[0]
+    assert first.has_curve
+    (tmp_path / first.name).mkdir()
+    (tmp_path / first.name / "metrics.json").write_text("{}")
+    assert study.left()[0]["finished"] == 0  # its curve is missing
+    (tmp_path / first.name / "curve.json").write_text("{}")
+    found = study.left()[0]
+    assert found["finished"] == 1 and found["command for the rest"].endswith(f"--cores 2 {first.group}")
+    assert sum(each["runs"] for each in study.left()) == len(STUDY.runs)
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path) -> None:
+    with pytest.raises(ParamsError, match="none.yaml: no such file"):
+        Study.load(tmp_path / "none.yaml")
+
+
+# --- means, intervals, pairs --------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_students_by_hand() -> None:
+    """Values 1, 2, 3: s = 1, t(0.975, 2) = 4.302653 (any table), half = 4.302653 / sqrt(3)."""
+    mean, low, high, n = interval(np.array([1.0, 2.0, 3.0]))
+    assert (mean, n) == (2.0, 3) and high - mean == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert low == pytest.approx(4 - high)
+    assert np.isnan(interval(np.array([5.0]))[1:3]).all()
+
+
+def test_differences_are_paired_by_seed(table: pd.DataFrame) -> None:
+    rows = of_runs(table)
+    found = differences(rows)
+    static = found.loc["tiny_sd", "static"]
+    assert static["mean"] == pytest.approx((0.5 + 0.2 + 0.9) / 3) and static.seeds == 3
+    assert static.high - static.low < (summary(rows).loc["tiny_sd", "static"][["low", "high"]].diff().iloc[1]) / 2
+    assert found.loc["tiny_sd", "manual"]["mean"] == 4.0 and ("tiny_sd", "alter") not in found.index
+
+
+def test_seeds_that_one_of_the_two_lacks_are_left_out(table: pd.DataFrame) -> None:
+    without = table[~((table.variant == "alter") & (table.training_seed == 2))]
+    assert differences(of_runs(without)).loc["tiny_sd", "static"].seeds == 2
+
+
+def test_facts_add_the_hours_of_all_seeds_and_average_the_rest(table: pd.DataFrame) -> None:
+    found = facts(table).loc["tiny_sd", "static"]
+    assert found.hours == pytest.approx(3 * 240 / 3600) and found.switches == 30
+
+
+def test_finished_runs_come_from_the_runs_else_from_the_committed_table_else_from_nowhere(table, tmp_path) -> None:
+    study = Study(str(tmp_path / "runs"), str(tmp_path / "results"), STUDY.runs)
+    nothing, source = finished(study)
+    assert nothing.empty and source.startswith("nowhere") and summary(of_runs(nothing)).empty
+    (tmp_path / "results").mkdir()
+    table.to_csv(tmp_path / "results" / "table.csv", index=False)
+    read, source = finished(study)
+    assert len(read) == len(table) and source.endswith("table.csv")
+
+
+# --- tables and figures -------------------------------------------------------------------------------------------
+
+
+def test_the_paper_s_figures_stand_beside_ours(table: pd.DataFrame) -> None:
+    frame = beside_paper("3", table, "tiny_sd")
+    assert list(frame.index) == ["static", "manual", "two_stage", "alter"]
+    assert frame.loc["static", ("paper", "FID (CC3M)")] == "19.03"
+    ours = frame["ours, tiny_sd"]
+    assert ours.loc["alter", "FID-AlexNet"].startswith("6 [") and ours.loc["manual", "FID-AlexNet"] == "9"
+    assert ours.loc["two_stage", "FID-AlexNet"] == "not run" and ours.loc["two_stage", "seeds"] == 0
+    assert ours.loc["static", "less alter's"].startswith("0.533 [") and ours.loc["alter", "less alter's"] == ""
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_comparison_is_there_before_anything_has_run(name: str, tmp_path) -> None:
+    nothing, _ = finished(Study(str(tmp_path), str(tmp_path), STUDY.runs))
+    frame = beside_paper(name, nothing, "tiny_sd")
+    assert set(frame["ours, tiny_sd"]["FID-AlexNet"]) == {"not run"}
+    printed = [variant for variant, paper in COMPARISONS[name].rows.items() if paper]
+    assert not printed or (frame.loc[printed, "paper"] != "").all(axis=None)
+
+
+def curves_of(table: pd.DataFrame) -> pd.DataFrame:
+    rows = of_runs(table)
+    return pd.concat([rows.assign(updates=updates, value=rows.value + 100 / updates, n=256) for updates in (10, 20)])
+
+
+def drawn(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {
+        "ordering": plots.ordering(table),
+        "macs": plots.fid_against_macs(table),
+        "experts": plots.trend(table, plots.EXPERTS, "number of experts"),
+        "curves": plots.learning_curves(curves),
+    }
+
+
+def test_figures_show_the_means_where_they_belong(table: pd.DataFrame) -> None:
+    found = drawn(table, curves_of(table))
+    (ax,) = found["ordering"]
+    means = ax.containers[0].lines[0]
+    np.testing.assert_allclose(means.get_xdata(), [1.6 / 3, 4.0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["static (3 seeds)", "manual (1 seeds)"]
+    (ax,) = found["macs"]
+    alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
+    assert alter.get_xdata() == [1.3] and alter.get_ydata() == [6.0] and to_hex(alter.get_color()) == RED.lower()
+    teacher = next(each for each in ax.containers if "unpruned" in each.get_label()).lines[0]
+    np.testing.assert_allclose(sorted(teacher.get_xdata()), [1.3, 2.0])
+    (ax,) = found["experts"]
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_data(), [[1, 10], [np.mean(FIDS["static"]), 6.0]])
+    (ax,) = found["curves"]
+    alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
+    np.testing.assert_allclose(alter.get_data(), [[10, 20], [16.0, 11.0]])
+
+
+def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:
+    empty = table.iloc[:0].assign(updates=pd.Series(dtype=float))
+    for ax in drawn(empty, empty).values():
+        assert "no finished run" in ax[0].get_title(loc="left") + ax[0].get_title()

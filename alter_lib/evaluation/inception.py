@@ -28,6 +28,7 @@ class Inception:
             lambda: optional_module("torch_fidelity", "torch-fidelity"),
             lambda: weight_file(evaluation, FILE, URL, SHA256),
         )
+        torch.load(path, "cpu", weights_only=True)  # raises where the file holds code: the library would run it
         self.network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         ).to(device)

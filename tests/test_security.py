@@ -1,0 +1,176 @@
+"""What SECURITY.md says, checked: in the sources by their syntax trees, and with input made to do harm."""
+
+import ast
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alter_lib import plots, report, report_cells
+from alter_lib.costs import CostTable
+from alter_lib.data.sources import open_source
+from alter_lib.data.transforms import Selection, decode
+from alter_lib.params import ROOT, Data, load_params
+from alter_lib.plan import ExpertPlan
+from alter_lib.widgets.html import drawing
+from alter_lib.widgets.words import description
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+def sources() -> Iterator[tuple[str, ast.AST]]:
+    for path in (ROOT / "run_all.py", *sorted((ROOT / "alter_lib").rglob("*.py"))):
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        yield path.name, ast.parse("\n".join(line for cell in cells for line in cell.splitlines() if line[:1] != "%"))
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """(where, dotted name, call)."""
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield f"{name}:{node.lineno}", ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    return next((ast.unparse(each.value) for each in call.keywords if each.arg == name), None)
+
+
+def test_nothing_is_unpickled_but_weights_and_no_code_is_fetched_or_made():
+    bad = []
+    for where, name, call in calls():
+        if name == "torch.load" and keyword(call, "weights_only") != "True":
+            bad.append(f"{where}: torch.load without weights_only")
+        if name in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}:
+            bad.append(f"{where}: {name}")
+        if name.split(".")[-1] in {"extract", "extractall", "unpack_archive"}:
+            bad.append(f"{where}: {name} writes where an archive says")
+        for option, value in (("trust_remote_code", None), ("allow_pickle", None), ("shell", None)):
+            if keyword(call, option) not in (value, "False"):
+                bad.append(f"{where}: {option}")
+        if name == "yaml.load" and ast.unparse(call.args[-1]) != "_Loader":  # a SafeLoader, see below
+            bad.append(f"{where}: yaml.load")
+        if name in {"yaml.unsafe_load", "yaml.full_load"}:
+            bad.append(f"{where}: {name}")
+    assert bad == []
+
+
+def test_the_search_sees_what_it_looks_for():
+    names = {name for _, name, _ in calls()}
+    assert {"torch.load", "yaml.load", "np.load", "subprocess.run"} <= names and len(list(sources())) > 100
+
+
+def test_no_module_that_unpickles_is_imported():
+    modules = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
+    found = [
+        f"{where}: {name}"
+        for where, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name and name.split(".")[0] in modules
+    ]
+    assert found == []
+
+
+def test_params_are_read_by_a_safe_loader():
+    import yaml
+
+    from alter_lib.params import _Loader
+
+    assert issubclass(_Loader, yaml.SafeLoader)
+    with pytest.raises(yaml.YAMLError):
+        yaml.load("!!python/object/apply:os.getcwd []", _Loader)
+
+
+def test_an_archive_can_not_write_outside_nor_anywhere(tmp_path: Path):
+    shards, picture = tmp_path / "a" / "shards", io.BytesIO()
+    shards.mkdir(parents=True)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture, "png")
+    with tarfile.open(shards / "00000.tar", "w") as tar:
+        for stem in ("../../up", f"{tmp_path}/absolute", "plain"):
+            for suffix, content in ((".png", picture.getvalue()), (".txt", EVIL.encode())):
+                (member := tarfile.TarInfo(stem + suffix)).size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    data = Data(source="webdataset", path=str(shards), cache_folder=str(tmp_path / "cache"))
+    selection = Selection(data, 32, None)
+    records = [record for record in open_source(data, False).read(0)]
+    squares = [selection.prepare(record) for record in records]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [square.shape for square in squares] == [(32, 32, 3)] * 3  # the link is no file
+    assert {record.captions for record in records} == {(EVIL,)} and decode(records[0].image).size == (32, 32)
+
+
+def is_harmless(html: str) -> bool:
+    return "<script>alert" not in html and "<img src=x" not in html
+
+
+def test_html_in_outputs_and_captions_stays_text_in_a_report():
+    outputs = [
+        nbformat.v4.new_output("stream", text=EVIL),
+        nbformat.v4.new_output("display_data", data={"text/plain": EVIL}),
+        nbformat.v4.new_output("display_data", data={"text/html": f"<table><tr><td>{EVIL}</td></tr></table>"}),
+        nbformat.v4.new_output("display_data", data={"text/markdown": EVIL}),
+        nbformat.v4.new_output("error", ename="E", evalue=EVIL, traceback=[EVIL]),
+        nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0=", "text/plain": f'"{EVIL}'}),
+    ]
+    cell = nbformat.v4.new_code_cell(f"print({EVIL!r})", outputs=outputs)
+    assert is_harmless(report_cells.cell(cell)) and "onerror=alert(1)&gt;" in report_cells.cell(cell)
+    assert is_harmless(report_cells.cell(nbformat.v4.new_markdown_cell(f"# {EVIL}\n\n[a](javascript:alert(1))")))
+    assert "javascript:" not in report_cells.cell(nbformat.v4.new_markdown_cell("[a](javascript:alert(1))"))
+
+
+def test_html_in_file_names_params_and_figures_stays_text_in_a_report(
+    tmp_path: Path, write_notebook: Callable[..., Path]
+):
+    params = load_params("params/smoke.yaml", {"run.out": str(tmp_path), "data.limit": 3})
+    name = EVIL.replace("/", "")
+    path = write_notebook(params.run_folder / "notebooks" / f"01_{name}.ipynb", title=EVIL)
+    assert path.is_file()
+    (params.run_folder / "provenance.json").write_text(
+        json.dumps({"command": EVIL, "hardware": {"cpu": EVIL, "gpus": [], "cores": 2, "os": EVIL}})
+    )
+    page = report.build_report(params).read_text()
+    assert is_harmless(page) and "&lt;img src=x" in page
+
+
+def test_html_in_a_plan_stays_text_in_the_widgets():
+    plan = ExpertPlan(
+        masks=torch.tensor([[True, False]]),
+        routing=torch.zeros(9, dtype=torch.int64),
+        layer_names=(f"down_blocks.{EVIL}.resnets.0", f"mid_block.{EVIL}"),
+        cost=CostTable((1, 2), 3, EVIL, (8, 8)),
+        backbone_class="UNet2DConditionModel",
+        architecture_hash="0",
+    )
+    assert is_harmless(drawing(plan)) and is_harmless(description(plan, 0, 0))
+    assert "&lt;img src=x" in description(plan, 0, 0)
+
+
+@pytest.mark.parametrize("caption", ["$\\frac{$ and $", "a $x$ b", EVIL, "\\", ""])
+def test_a_caption_below_a_picture_is_text_not_a_formula(caption: str):
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    for figure in (plots.image_grid(images, [caption] * 2), plots.image_rows({"a": images}, [caption] * 2)):
+        assert plots.style.png(figure)[:4] == b"\x89PNG"
+
+
+SETTINGS = ("token=''", 'token=""', "IdentityProvider.token", "disable_check_xsrf", "allow_origin", "ip=0.0.0.0")
+
+
+def test_jupyterlab_keeps_its_token_and_its_address():
+    places = [ROOT / "Makefile", ROOT / "README.md", *(ROOT / ".ci").iterdir(), *(ROOT / "docs").iterdir()]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in places)
+    assert "jupyter lab" in text and not [setting for setting in SETTINGS if setting in text]

@@ -99,7 +99,7 @@ def planned(content: dict[str, Any]) -> Iterator[Run]:
         stem = Path(params).stem
         teacher = {"evaluation.teacher_results": f"results/teacher/{stem}.json"}
         for variant, spec in content["variants"].items():
-            if stem not in spec.get("on", [stem]):
+            if stem not in spec.get("only", [stem]):
                 continue
             curve = {**content["curve"], "training.snapshots": backbone["snapshots"]} if spec.get("curve") else {}
             for seed in range(spec["seeds"]):

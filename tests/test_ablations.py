@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.colors import to_hex
 
 from alter_lib import plots
@@ -53,6 +54,14 @@ def test_the_main_ordering_has_five_seeds_on_both_backbones_and_the_trends_three
     for params in ("params/tiny_sd.yaml", "params/tiny_dit.yaml"):
         assert all(counts[params, variant] >= 5 for variant in ("alter", "static", "manual", "two_stage"))
     assert min(counts.values()) >= 3
+    assert {run.group for run in STUDY.runs if run.params == "params/tiny_dit.yaml"} == {"table_3", "baselines"}
+
+
+def test_a_variant_has_no_key_that_nobody_reads() -> None:
+    """YAML reads `on` as true, and a typo as nothing."""
+    content = yaml.safe_load((ROOT / "workflow" / "study.yaml").read_text())
+    for spec in content["variants"].values():
+        assert {"group", "seeds", "set"} <= set(spec) <= {"group", "seeds", "set", "only", "curve"}
 
 
 def test_the_options_of_a_run_are_what_a_shell_and_the_params_read() -> None:

@@ -1,16 +1,20 @@
-"""Plans without a hypernetwork: which layers go, at which ratio."""
+"""Plans without a hypernetwork: which layers go, at which ratio; training under them."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
-from tiny_training import RandomBatches, tiny_params, tiny_trainer
+from tiny_training import RandomBatches, tiny_params
 
 from alter_lib import ExpertPlan, ParamsError, PlanError, baselines, load_backbone
+from alter_lib.backbones import wrap
 from alter_lib.data.latents import Batch
 from alter_lib.objective import Objective
 from alter_lib.params import Loss
 from alter_lib.plan import CostTable
+from alter_lib.trainer import Trainer
 
 COSTS = CostTable(layers=(30, 10, 20, 40), fixed=100, convention="linear+conv", resolution=(8, 8))
 
@@ -100,12 +104,14 @@ def test_the_timesteps_of_the_sensitivities_are_spread_evenly_over_all_batches()
 FIXED_PLAN = {"training__hypernetwork_steps": 0, "training__correct_ratio": True}
 
 
-@pytest.mark.parametrize("name", sorted({*baselines.PLANS} - {"bk_sdm"}))
+def trainer_of(params):
+    return Trainer(params, wrap(tiny_pipeline()), RandomBatches())
+
+
+@pytest.mark.parametrize("name", baselines.PLANS)
 def test_a_training_under_a_baseline_updates_the_backbone_alone_and_keeps_the_plan(tmp_path, monkeypatch, name):
-    """bk_sdm has no second pair to drop in a UNet of one layer a stage; its plan is tested above."""
     monkeypatch.setattr(baselines, "SAMPLES", 8)
-    params = tiny_params(tmp_path, training__plan=name, hypernetwork__num_experts=2, **FIXED_PLAN)
-    trainer = tiny_trainer(params)
+    trainer = trainer_of(tiny_params(tmp_path, training__plan=name, hypernetwork__num_experts=2, **FIXED_PLAN))
     plan, weights = trainer.current_plan(), trainer.theta[0].detach().clone()
     ratio = 1 if name == "unpruned" else 0.65
     assert plan.achieved_ratio == pytest.approx(ratio, rel=0.01) and plan.target_ratio == ratio
@@ -115,40 +121,37 @@ def test_a_training_under_a_baseline_updates_the_backbone_alone_and_keeps_the_pl
     assert not torch.equal(trainer.theta[0], weights) and trainer.current_plan() == plan
 
 
-def test_random_layers_are_the_run_s_own(tmp_path):
-    made = [
-        tiny_trainer(tiny_params(tmp_path, training__plan="random", run__seed=seed, **FIXED_PLAN)) for seed in (0, 0, 1)
-    ]
-    one, same, other = (trainer.current_plan().masks for trainer in made)
+def test_random_layers_are_the_seed_s_own(backbone):
+    one, same, other = (baselines.random_layers(backbone, 0.65, "total", seed).masks for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_a_plan_of_a_file_is_taken_as_it_is(tmp_path):
+def test_a_plan_of_a_file_is_taken_as_it_is(tmp_path, backbone):
     """Three experts, made by hand, off any target: nothing is corrected."""
-    backbone = tiny_trainer(tiny_params(tmp_path, training__hypernetwork_steps=0)).backbone
     masks = torch.ones(3, len(backbone.layers), dtype=torch.bool)
     masks[0, 1], masks[1, ::2] = False, False
     plan = ExpertPlan.for_backbone(backbone, masks, torch.arange(1000) * 3 // 1000)
     plan.save(tmp_path / "mine.json")
     params = tiny_params(tmp_path, training__plan=str(tmp_path / "mine.json"), **FIXED_PLAN)
-    assert tiny_trainer(params).current_plan() == plan
+    assert baselines.given_plan(params, backbone, None, None) == plan
 
 
 @pytest.mark.parametrize("name", ["randm", "plan.json"])
-def test_a_plan_that_is_neither_a_file_nor_a_baseline_is_one_line(tmp_path, name):
+def test_a_plan_that_is_neither_a_file_nor_a_baseline_is_one_line(tmp_path, backbone, name):
     params = tiny_params(tmp_path, training__plan=name, training__hypernetwork_steps=0)
     with pytest.raises(
         ParamsError, match=f"training.plan: '{name}' is not a plan.json, .* random, first, last"
     ) as error:
-        tiny_trainer(params)
+        baselines.given_plan(params, backbone, None, None)
     assert len(error.value.faults) == 1
 
 
 def test_a_plan_of_another_backbone_is_one_line(tmp_path, backbone):
-    baselines.first_layers(backbone, 0.65, "total").save(tmp_path)
+    plan = baselines.first_layers(backbone, 0.65, "total")
+    replace(plan, architecture_hash="0" * 64).save(tmp_path)
     params = tiny_params(tmp_path, training__plan=str(tmp_path), training__hypernetwork_steps=0)
     with pytest.raises(PlanError, match="training.plan: .*architecture_hash: the plan is for"):
-        tiny_trainer(params)
+        baselines.given_plan(params, backbone, None, None)
 
 
 def test_a_plan_leaves_no_hypernetwork_to_train(tmp_path):

@@ -58,7 +58,10 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
     page = render(
         "report.html.j2",
         name=params.run.name,
-        notes=list(out_of_date({path.stem: stale[path.stem] for path in executed if path.stem in stale})),
+        notes=[
+            *out_of_date({path.stem: stale[path.stem] for path in executed if path.stem in stale}),
+            *(f"Warning: {line}." for line in provenance.get("warnings", [])),
+        ],
         answers=answers(params, ExpertPlan.load(folder / "alter"), metrics) if plan else [],
         findings=judged,
         counts=counted(judged),

@@ -9,9 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from .params import Params
+from .plan_warnings import BUDGET_TOLERANCE, LEAST_SHARE
 
-BUDGET_TOLERANCE = 0.01  # of the target ratio
-LEAST_SHARE = 0.05  # of the timesteps, for an expert to count as used
 COLUMNS = {
     "fid_alexnet": ("FID-AlexNet", 1),
     "proxy_text_score": ("proxy text score", 1),

@@ -140,9 +140,8 @@ def test_html_in_file_names_params_and_figures_stays_text_in_a_report(
     name = EVIL.replace("/", "")
     path = write_notebook(params.run_folder / "notebooks" / f"01_{name}.ipynb", title=EVIL)
     assert path.is_file()
-    (params.run_folder / "provenance.json").write_text(
-        json.dumps({"command": EVIL, "hardware": {"cpu": EVIL, "gpus": [], "cores": 2, "os": EVIL}})
-    )
+    facts = {"command": EVIL, "hardware": {"cpu": EVIL, "gpus": [], "cores": 2, "os": EVIL}, "warnings": [EVIL]}
+    (params.run_folder / "provenance.json").write_text(json.dumps(facts))
     page = report.build_report(params).read_text()
     assert is_harmless(page) and "&lt;img src=x" in page
 

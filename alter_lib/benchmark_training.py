@@ -6,13 +6,18 @@
 Ours: `training.execution` of the params (sub-batches), one teacher pass a step, latents and text states cached. The
 authors': every layer on every sample, and for each phase a teacher pass and an encoding of images and text of its own.
 Inputs are random, so `backbone.weights=random` needs neither weights nor data. Both procedures take turns within a
-round, on one set of networks and optimizers; the ratio is taken round by round.
+round, on one set of networks and optimizers; the ratio is taken round by round. Where the full size does not fit, e.g.
+on a CPU, a fraction of its width stands in (no figure of it is the full size's):
+
+    python -m alter_lib.benchmark_training --params params/sd21.yaml --device cpu --width 0.2 --batch-size 8 \
+        --repeats 5 --set backbone.weights=random cost.resolution=[32,32] training.mixed_precision=no \
+        training.teacher_dtype=null
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +25,18 @@ import torch
 from tqdm.auto import tqdm
 
 from .benchmark.forward import random_plan, spread
+from .benchmark.inputs import Inputs
+from .benchmark.narrow import narrowed
 from .benchmark.training import pin
 from .command_line import Parser, exit_code
-from .data.encode import vae_factor
-from .data.latents import Batch
+from .costs import CostTable
 from .files import write_json
 from .params import Params, add_params_arguments, load_params, params_from_arguments
+from .projection import FORMAT, days
 from .provenance import command, git_state, hardware, now, versions
-from .timing import random_inputs, timed
+from .timing import timed
 from .trainer import Trainer
 
-FORMAT = "alter-training-benchmark/1"
 PHASES = {"joint": 0, "backbone": 2}  # name: the step that is repeated, with T_end = 2
 # Forwards of the denoiser in one step, with r the active share of the MACs: a backward pass is one forward for the
 # activations and one for the weights. Ours: teacher, student on all layers and back through the active ones, then
@@ -44,50 +50,13 @@ UNITS = {
 TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16 peak by its maker, of the SXM boards
 
 
-@dataclass
-class Inputs:
-    """Random inputs of one step: cached ones, or images and tokens that are encoded on the device, as the authors do.
-
-    images [B, 3, H, W]; tokens [B, n], None for class labels.
-    """
-
-    trainer: Trainer
-    cached: Batch
-    images: torch.Tensor
-    tokens: torch.Tensor | None
-    encode: bool = False
-
-    @classmethod
-    def random(cls, trainer: Trainer, batch_size: int) -> "Inputs":
-        backbone, pipeline = trainer.backbone, trainer.backbone.pipeline
-        latents, _, condition = random_inputs(pipeline, backbone.resolution, batch_size)
-        timesteps = torch.randint(backbone.num_train_timesteps, (batch_size,))
-        size = [side * vae_factor(pipeline) for side in backbone.resolution]
-        tokens = torch.randint(1000, condition.shape[:2]) if condition.ndim == 3 else None
-        cached = Batch(latents.cpu(), torch.randn(latents.shape), condition.cpu(), timesteps)
-        return cls(trainer, cached, torch.rand(batch_size, 3, *size) * 2 - 1, tokens)
-
-    def batch(self, _step: int, _rank: int = 0, _world_size: int = 1) -> Batch:
-        """In place of `Batches.batch`."""
-        return self.encoded() if self.encode else self.cached
-
-    @torch.no_grad()
-    def encoded(self) -> Batch:
-        pipeline, device = self.trainer.backbone.pipeline, self.trainer.device
-        images = self.images.to(device, pipeline.vae.dtype)
-        latents = pipeline.vae.encode(images).latent_dist.sample() * pipeline.vae.config.scaling_factor
-        condition = self.cached.condition
-        if self.tokens is not None:
-            condition = pipeline.text_encoder(self.tokens.to(device)).last_hidden_state
-        return Batch(latents, self.cached.noise, condition, self.cached.timesteps)
-
-
 def make_trainer(params: Params, batch_size: int) -> tuple[Trainer, Inputs]:
     """A trainer at a random plan with ten experts on equal intervals; its VAE and text encoder in the precision that is
     computed in, as training scripts have them."""
     fixed = {"training.hypernetwork_steps": 2, "training.steps": 4, "training.warmup_steps": 0, "run.name": "benchmark",
              "hypernetwork.num_experts": 10, "training.batch_size": batch_size, "training.num_processes": 1,
-             "training.trackers": []}  # fmt: skip
+             "training.trackers": [], "training.plan": None, "training.order": "joint",
+             "training.snapshots": []}  # fmt: skip
     trainer = Trainer(load_params(params.dump(), fixed), batches=object())  # its inputs need its backbone's shapes
     pin(trainer, random_plan(trainer.backbone, params.loss.target_ratio, 0, num_experts=10))
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(params.training.mixed_precision, torch.float32)
@@ -161,8 +130,9 @@ class Bench:
 
     @property
     def active_share(self) -> float:
-        """r of this batch's timesteps, of the whole network's MACs."""
-        return self.trainer.current_plan().macs_ratio(self.inputs.cached.timesteps.tolist())
+        """r of this batch's timesteps, of the whole network's MACs, whatever the plan's own denominator."""
+        timesteps = self.inputs.cached.timesteps.tolist()
+        return self.trainer.current_plan().macs_ratio(timesteps, CostTable.of(self.trainer.backbone))
 
 
 def peak_tflops(device: torch.device, given: float | None) -> float | None:
@@ -171,21 +141,20 @@ def peak_tflops(device: torch.device, given: float | None) -> float | None:
     return given or next((value for key, value in TFLOPS.items() if key in name), None)
 
 
-def projected_days(params: Params, phases: Mapping[str, Any], batch_size: int) -> dict[str, float] | None:
-    """Days of the params' whole run on 1, 2 and 8 such devices: images at the measured rate. What the devices exchange
-    is not in it."""
-    if any(phases[name]["ours"]["status"] != "measured" for name in PHASES):
-        return None
-    training = params.training
-    steps = {"joint": training.hypernetwork_steps, "backbone": training.steps - training.hypernetwork_steps}
-    seconds = sum(count * phases[name]["ours"]["seconds"]["median"] for name, count in steps.items())
-    days = seconds * training.batch_size / batch_size / 86400
-    return {str(devices): days / devices for devices in (1, 2, 8)}
+def make_bench(params: Params, batch_size: int, width: float) -> Bench:
+    """At `width` times the channels of a vendored backbone, with random weights where that is less than 1."""
+    if width == 1:
+        return Bench(params, batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        narrow = {"backbone.id": str(narrowed(params.backbone.id, width, Path(folder))), "backbone.weights": "random"}
+        return Bench(load_params(params.dump(), narrow), batch_size)
 
 
-def benchmark(params: Params, batch_size: int, repeats: int, peak: float | None) -> dict[str, Any]:
+def benchmark(
+    params: Params, batch_size: int, repeats: int, peak: float | None = None, width: float = 1
+) -> dict[str, Any]:
     """Everything as the JSON holds it."""
-    bench = Bench(params, batch_size)
+    bench = make_bench(params, batch_size, width)
     backbone, device, training = bench.trainer.backbone, bench.device, params.training
     peak = peak_tflops(device, peak)
     phases = {name: bench.phase(name, repeats) for name in PHASES}
@@ -195,9 +164,9 @@ def benchmark(params: Params, batch_size: int, repeats: int, peak: float | None)
         "format": FORMAT, "command": command(), "date": now(), **git_state(), "versions": versions(),
         "hardware": hardware(), "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()["cpu"],
-        "backbone": {"id": params.backbone.id, "weights": params.backbone.weights, "class": backbone.class_name,
-                     "parameters": sum(p.numel() for p in bench.trainer.student.parameters()),
-                     "latents": list(backbone.resolution)},
+        "backbone": {"id": params.backbone.id, "width": width, "weights": params.backbone.weights,
+                     "class": backbone.class_name, "latents": list(backbone.resolution),
+                     "parameters": sum(p.numel() for p in bench.trainer.student.parameters())},
         "training": {key: getattr(training, key) for key in (
             "execution", "mixed_precision", "teacher_dtype", "optimizer", "lora_rank", "compile", "ema_decay",
             "gradient_checkpointing", "gradient_accumulation_steps")},
@@ -208,15 +177,16 @@ def benchmark(params: Params, batch_size: int, repeats: int, peak: float | None)
                             "weights; layers run again for checkpointing, VAE and text encoder are not counted"},
         "peak_tflops": peak,
         "phases": phases,
-        "projected_days": {"steps": training.steps, "hypernetwork_steps": training.hypernetwork_steps,
-                           "batch_size": training.batch_size, "devices": projected_days(params, phases, batch_size),
-                           "assumes": "images at the measured rate on each device; communication not included"},
+        "run": {"steps": training.steps, "hypernetwork_steps": training.hypernetwork_steps,
+                "batch_size": training.batch_size},
     }  # fmt: skip
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The result in a few lines."""
-    yield f"{result['backbone']['id']} on {result['device']}, batch {result['batch_size']}"
+    backbone, run = result["backbone"], result["run"]
+    width = "" if backbone["width"] == 1 else f" at {backbone['width']:g} of its width"
+    yield f"{backbone['id']}{width} on {result['device']}, batch {result['batch_size']}"
     for name, phase in result["phases"].items():
         for procedure in ("ours", "authors"):
             found = phase[procedure]
@@ -229,9 +199,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} phase, {procedure}: {rate}{memory}{mfu}"
         for key, ratio in phase.get("ours_over_authors", {}).items():
             yield f"{name} phase, ours over the authors', {key}: {ratio['median']:.3f}"
-    if days := result["projected_days"]["devices"]:
-        text = ", ".join(f"{count}: {value:.3g}" for count, value in days.items())
-        yield f"days for {result['projected_days']['steps']} steps by number of such devices: {text}"
+    if projected := days(result):
+        text = ", ".join(f"{count}: {value:.3g}" for count, value in projected.items())
+        yield f"days for {run['steps']} steps of {run['batch_size']} by number of such devices: {text}"
 
 
 def main(command_line: list[str] | None = None) -> int:
@@ -240,6 +210,7 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--device", help="in place of backbone.device")
     parser.add_argument("--batch-size", type=int, help="of this device; default: training.batch_size / num_processes")
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds (default 10)")
+    parser.add_argument("--width", type=float, default=1, metavar="SHARE", help="of the channels of sd21 or dit_xl2")
     parser.add_argument("--peak-tflops", type=float, help="of the device in training.mixed_precision, for the MFU")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there")
     arguments = parser.parse_args(command_line)
@@ -251,7 +222,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.device:
         params = load_params(params.dump(), {"backbone.device": arguments.device})
     batch_size = arguments.batch_size or params.training.batch_size // params.training.num_processes
-    result = benchmark(params, batch_size, arguments.repeats, arguments.peak_tflops)
+    result = benchmark(params, batch_size, arguments.repeats, arguments.peak_tflops, arguments.width)
     if arguments.out:
         write_json(arguments.out, result)
     print(*lines(result), sep="\n")

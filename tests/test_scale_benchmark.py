@@ -9,9 +9,10 @@ from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 from tiny_training import tiny_params
 
-from alter_lib import benchmark_training
-from alter_lib.benchmark_training import UNITS, Bench, projected_days
-from alter_lib.params import Params
+from alter_lib import benchmark_training, load_backbone, projection
+from alter_lib.benchmark.narrow import narrowed
+from alter_lib.benchmark_training import UNITS, Bench
+from alter_lib.params import Params, ParamsError
 
 
 @pytest.fixture(scope="module", params=["unet", "dit"])
@@ -64,13 +65,60 @@ def test_efficiency_by_hand(bench: Bench) -> None:
     assert found["images_per_second"] == 4 and found["tflops"] == pytest.approx(2 * macs / 0.5 / 1e12)
 
 
-def test_projected_days_by_hand(tmp_path: Path) -> None:
-    params = tiny_params(tmp_path, training__steps=100, training__hypernetwork_steps=40, training__batch_size=8)
+def result(joint: float = 3.0, backbone: float = 2.0, width: float = 1) -> dict:
+    """What days are projected from: 40 steps with the hypernetwork and 60 without, of 8 images, measured at 4."""
     phases = {name: {"ours": {"status": "measured", "seconds": {"median": value}}}
-              for name, value in (("joint", 3.0), ("backbone", 2.0))}  # fmt: skip
-    days = (40 * 3 + 60 * 2) * (8 / 4) / 86400
-    found = projected_days(params, phases, batch_size=4)
-    assert found == pytest.approx({"1": days, "2": days / 2, "8": days / 8})
+              for name, value in (("joint", joint), ("backbone", backbone))}  # fmt: skip
+    return {"format": projection.FORMAT, "device": "a GPU", "batch_size": 4, "backbone": {"id": "x", "width": width},
+            "run": {"steps": 100, "hypernetwork_steps": 40, "batch_size": 8}, "phases": phases}  # fmt: skip
+
+
+def test_projected_days_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = (40 * 3 + 60 * 2) * (8 / 4) / 86400
+    assert projection.days(result()) == pytest.approx({1: found, 2: found / 2, 8: found / 8})
+    assert projection.days(result(width=0.2)) is None
+    full = result()
+    full["phases"]["joint"]["ours"] = {"status": "out of memory: 2 GiB"}
+    assert projection.days(full) is None
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, content in zip(files, (result(joint=86400.0), full), strict=True):
+        file.write_text(json.dumps(content))
+    assert projection.main(list(map(str, files))) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2] == "| x | a GPU | 4 | 86400.000 s | 2.000 s | 100, 8 | 80 | 40 | 10 |"
+    assert rows[3] == "| x | a GPU | 4 | out of memory: 2 GiB | 2.000 s | 100, 8 |  |  |  |"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "another"}'])
+def test_what_is_no_result_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    assert projection.main([str(tmp_path / "a.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / 'a.json'}: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "channels", "full"),
+    [("sd21", 0.2, (64, 128, 256, 256), 866), ("dit_xl2", 0.25, (4 * 72,), 675)],
+)
+def test_a_reduced_width_keeps_the_layers(
+    tmp_path: Path, name: str, width: float, channels: tuple[int, ...], full: int
+) -> None:
+    narrow = load_backbone(str(narrowed(name, width, tmp_path)), device="meta")
+    whole = load_backbone(name, device="meta")
+    assert [(each.name, each.kind) for each in narrow.layers] == [(each.name, each.kind) for each in whole.layers]
+    config = narrow.denoiser.config
+    assert channels == tuple(config.get("block_out_channels") or [config.num_attention_heads * 72])
+    counts = [sum(p.numel() for p in each.denoiser.parameters()) for each in (narrow, whole)]
+    assert round(counts[1] / 1e6) == full
+    assert 0.9 < counts[0] / counts[1] / width**2 < 1.2  # most weights go with its square
+
+
+@pytest.mark.parametrize(("name", "width"), [("assets/tiny_sd", 0.5), ("sd21", 0.0), ("sd21", 1.5)])
+def test_a_width_that_can_t_be_is_one_line(tmp_path: Path, name: str, width: float) -> None:
+    with pytest.raises(ParamsError, match="reduced width|--width"):
+        narrowed(name, width, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_what_it_says(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -82,7 +130,8 @@ def test_the_command_writes_what_it_says(params: Params, tmp_path: Path, capsys:
     ours = result["phases"]["joint"]["ours"]
     assert ours["mfu"] == pytest.approx(ours["tflops"] / 0.01) and ours["status"] == "measured"
     assert result["batch_size"] == 2 and result["device"] and result["macs"]["convention"] == "linear+conv+attention"
-    assert f"joint phase, ours: {ours['seconds']['median']:.3f} s" in text and "days for 12 steps" in text
+    assert f"joint phase, ours: {ours['seconds']['median']:.3f} s" in text and "days for 12 steps of 4" in text
+    assert projection.main([str(out)]) == 0 and result["backbone"]["width"] == 1
 
 
 def test_a_procedure_that_does_not_fit_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

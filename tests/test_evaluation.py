@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from IPython.display import Markdown
+from safetensors.torch import save_file
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib.backbones import wrap
@@ -18,6 +19,7 @@ from alter_lib.evaluation import EvaluationResult, beside_paper, evaluate, paper
 from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.cost import PAPER as TABLE_1_COUNTER
 from alter_lib.evaluation.cost import sampler_macs
+from alter_lib.evaluation.curve import evaluate_curve
 from alter_lib.evaluation.generation import Sampler
 from alter_lib.evaluation.our_tables import printed
 from alter_lib.evaluation.paper_tables import PAPER
@@ -25,6 +27,7 @@ from alter_lib.evaluation.protocol import load_protocol
 from alter_lib.inference import save_pipeline
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
+from alter_lib.snapshots import WEIGHTS, snapshot_folder
 from alter_lib.tables import paper_comparison
 
 N = 12
@@ -261,3 +264,55 @@ def test_ours_stands_beside_the_papers(run: dict, number: str) -> None:
     assert (text["paper"].loc[("ALTER 0.65", 20)] != "").all()
     shown = [part.data if isinstance(part, Markdown) else part.to_html() for part in paper_comparison(result)]
     assert shown[0].startswith("Table 1") and len(shown) == 8 and "cited, not run here" in shown[1]
+
+
+# --- learning curves, and the lean evaluation of a study ----------------------------------------------------------
+
+
+def beside(run: dict, name: str, **overrides) -> Params:
+    """The run under another name, with its artefact."""
+    shutil.copytree(run["folder"] / "t" / "alter", run["folder"] / name / "alter")
+    return load_params(run["params"], {"run.name": name, **overrides})
+
+
+def test_without_the_teachers_pictures_its_figures_stay(run: dict) -> None:
+    result = evaluate(beside(run, "lean", **{"evaluation.teacher_pictures": False}))
+    assert list(result.grid.images) == ["real", "alter@3"]
+    assert not any(metric.name.endswith("_to_teacher") for metric in result.metrics)
+    for method in ("alter", "teacher"):
+        value = run["result"].value("fid_alexnet", method, 3)
+        assert result.value("fid_alexnet", method, 3) == pytest.approx(value, rel=1e-4)
+
+
+def keep_snapshot(folder: Path, updates: int, pipeline, plan: ExpertPlan) -> None:
+    home = snapshot_folder(folder, updates)
+    home.mkdir(parents=True)
+    save_file({name: value.half() for name, value in pipeline.unet.state_dict().items()}, home / WEIGHTS)
+    plan.save(home)
+
+
+def test_a_learning_curve_has_the_figures_of_each_snapshot(run: dict) -> None:
+    """The first is the teacher under a plan that skips nothing, the second the artefact; stored in half precision."""
+    keys = {"training.steps": 4, "training.snapshots": [2, 4], "evaluation.curve_images": N}
+    params = beside(run, "curve", **keys)
+    whole = plan_for(tiny_pipeline())
+    keep_snapshot(params.run_folder, 2, tiny_pipeline(), replace(whole, masks=torch.ones_like(whole.masks)))
+    keep_snapshot(params.run_folder, 4, tiny_pipeline(seed=1), plan_for(tiny_pipeline(seed=1)))
+    metrics = evaluate_curve(params)
+    written = json.loads((params.run_folder / "curve.json").read_text())["metrics"]
+    assert [(each.name, each.updates) for each in metrics] == [(each["name"], each["updates"]) for each in written]
+    fid = {each.updates: each for each in metrics if each.name == "fid_alexnet"}
+    for updates, method in ((2, "teacher"), (4, "alter")):
+        assert fid[updates].value == pytest.approx(run["result"].value("fid_alexnet", method, 3), rel=0.02)
+        assert (fid[updates].n, fid[updates].method, fid[updates].steps) == (N, "alter", 3)
+    ratios = {each.updates: each.value for each in metrics if each.name == "macs_ratio"}
+    assert ratios == {2: 1.0, 4: pytest.approx(plan_for(tiny_pipeline()).macs_ratio())}
+
+
+def test_a_curve_that_nobody_asked_for_or_whose_snapshot_is_missing_is_one_line(run: dict) -> None:
+    params = load_params(run["params"])
+    with pytest.raises(ParamsError, match="evaluation.curve_images: a learning curve needs it and training.snapshots"):
+        evaluate_curve(params)
+    asked = {"training.snapshots": [1], "evaluation.curve_images": N}
+    with pytest.raises(FileNotFoundError, match="t/snapshots: none after 1 updates"):
+        evaluate_curve(load_params(params.dump(), asked))

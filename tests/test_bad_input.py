@@ -256,7 +256,7 @@ PLANS = {
     "a name twice": (lambda c: c["layers"][0].update(name="layer.1"), "layers: a name stands twice"),
     "a ratio above one": (lambda c: c.update(target_ratio=1.5), "target_ratio: "),
     "no ratio": (lambda c: c.update(achieved_ratio=float("nan")), "achieved_ratio: "),
-    "a huge number of timesteps": (lambda c: c.update(num_train_timesteps=10**18), "are missing"),
+    "a huge number of timesteps": (lambda c: c.update(num_train_timesteps=10**18), "num_train_timesteps: "),
 }
 
 

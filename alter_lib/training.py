@@ -65,7 +65,7 @@ def _train(params: Params, callback: Callback | None) -> TrainingResult:
     if not stopped and trainer.accelerator.is_main_process and not (artefact / "model_index.json").exists():
         write_artefact(trainer, artefact)
         warnings = plan_warnings(trainer.current_plan())
-        print(*(f"warning: {line}" for line in warnings), sep="\n", end="\n" * bool(warnings), file=sys.stderr)
+        print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
         seconds = round(time.perf_counter() - started, 1)
         processes = trainer.accelerator.num_processes
         measured = {"wall_seconds": {"training": seconds}, "processes": processes}

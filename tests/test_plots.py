@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the data say, on given axes as on new ones, in colours that can be told apart."""
 
 import re
+import shutil
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -243,6 +245,26 @@ def test_the_gallery_s_pictures_are_those_of_the_committed_default_run(monkeypat
     assert sorted(re.findall(r"\(gallery/(\w+)\.png\)", gallery)) == sorted(made)
     listed = set(re.findall(r"^\| `(\d\d_\w+)`", gallery, re.M))
     assert {name for name in listed if name[:2] != "06"} | {"03_dashboard"} == set(made)
+
+
+def labels_apart(ax: Axes) -> bool:
+    """The texts that stand at points do not cover each other."""
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    return not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_labels_of_points_stand_apart(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "results" / "tiny_sd" / "metrics.json", tmp_path)
+    Grid(("a",), {"alter@20": np.zeros((1, 4, 4, 3), np.uint8)}, {"alter@20": [5.0]}).save(tmp_path / "grid.npz")
+    ax = plots.quality_against_macs(EvaluationResult.load(tmp_path))
+    assert all(len(each.texts) == 6 and labels_apart(each) for each in ax)  # ALTER, and the teacher at five
+    shared = {"workload": "tiny_sd", "batch_size": 64, "device": "cpu"}
+    points = {"unpruned": (1.0, 0.99), "all-ones plan": (1.0, 1.03), "ALTER": (1.54, 1.73)}
+    rows = [{"method": name, "steps": 50, "ideal": ideal, "speedup": found, **shared}
+            for name, (ideal, found) in points.items()]  # fmt: skip
+    ax = plots.speedups(rows)
+    assert len(ax.texts) == 2 and labels_apart(ax)
 
 
 def test_nothing_is_left_in_pyplot() -> None:

@@ -44,7 +44,7 @@ def image_grid(images: np.ndarray | Sequence[Image], captions: Sequence[str], co
     figure = Figure((WIDTH, rows * (WIDTH / columns + 0.3)), layout="constrained")
     for ax, image, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, images, captions, strict=False):
         ax.imshow(image, interpolation="nearest")
-        ax.set_xlabel("\n".join(wrapped(caption)), fontsize=7)
+        ax.set_xlabel("\n".join(wrapped(caption)), fontsize=7, parse_math=False)
     for ax in figure.axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -117,7 +117,7 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
             each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
         each.set(xlabel=f"GMACs an image ({result.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
         each.set_title(f"{label.split(' (')[0]}, N = {result.metric(name, 'teacher').n}")
-        each.margins(x=0.14)
+        each.margins(x=0.14, y=0.14)
         each.grid()
     if labels:
         ax[0].set_ylim(bottom=0)
@@ -149,9 +149,11 @@ def quality_curve(
     ax.errorbar(
         macs, values, (values - low, high - values), color=color, marker=marker, markersize=4, capsize=2, label=label
     )
-    for i, (x, y, m) in enumerate(zip(macs, values, points, strict=True)):
-        offset = (5, 5) if i % 2 == 0 else (5, -11)  # neighbours would cover each other
-        ax.annotate(f"{m.steps} steps", (x, y), offset, textcoords="offset points", fontsize=7, color=color)
+    for i, (x, m) in enumerate(zip(macs, points, strict=True)):
+        bottom, top = m.interval  # in turns above and below: neighbours would cover each other
+        place, side = ((x, top), "bottom") if i % 2 == 0 else ((x, bottom), "top")
+        ax.annotate(f"{m.steps} steps", place, (0, 3 if side == "bottom" else -3), textcoords="offset points",
+                    ha="center", va=side, fontsize=7, color=color)  # fmt: skip
 
 
 @styled
@@ -167,7 +169,7 @@ def image_rows(drawn: Mapping[str, np.ndarray], captions: Sequence[str]) -> Figu
             each.spines[:].set_visible(False)
         row[0].set_ylabel(name.removesuffix("Scheduler"), rotation=0, ha="right", va="center", fontsize=8)
     for each, caption in zip(ax[-1], captions, strict=True):
-        each.set_xlabel("\n".join(wrapped(caption, 12)), fontsize=7)
+        each.set_xlabel("\n".join(wrapped(caption, 12)), fontsize=7, parse_math=False)
     figure.set_label(f"pictures of {', '.join(captions)}, by {', '.join(drawn)}")
     return figure
 

@@ -23,15 +23,16 @@ def sampling_constants(closed: pd.DataFrame, ax: Sequence[Axes] | None = None) -
     highest = closed.offset.max()
     top = closed[(closed.offset == highest) & (closed.noise == "gumbel")]
     for color, (temperature, curve) in zip((GREEN, BLUE, RED), top.groupby("temperature"), strict=False):
-        ax[1].semilogy(curve.logit, curve.slope, color=color, label=f"sigmoid, temperature {temperature:g}")
+        known = curve[curve.slope > 1e-15]  # below it rounding makes the slope 0
+        ax[1].semilogy(known.logit, known.slope, color=color, label=f"sigmoid, temperature {temperature:g}")
     ax[1].axhline(1, color=INK, linestyle="--", label="identity")
-    ax[1].set(xlabel="logit L", ylabel="d mask / d L", ylim=(1e-14, 20))
+    ax[1].set(xlabel="logit L", ylabel="d mask / d L", ylim=(1e-18, 20))  # room for the legend
     ax[1].set_title(f"Slope of a noise-free mask at offset {highest:g}:\nhardly any where training starts (L = 0)")
     for each in ax:
         each.axvline(0, color=MUTED, linewidth=0.8)
         each.grid()
     ax[0].legend(loc="lower right")
-    ax[1].legend(loc="lower center", framealpha=0.85, frameon=True, edgecolor="none")
+    ax[1].legend(loc="lower center", bbox_to_anchor=(0.36, 0), framealpha=0.85, frameon=True, edgecolor="none")
     return ax
 
 

@@ -28,7 +28,7 @@ def quality_front(results: Mapping[str, "EvaluationResult"], ax: Sequence[Axes] 
         counts = sorted({result.metric(name, "alter").n for result in results.values()})
         each.set(xlabel=f"GMACs an image ({first.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
         each.set_title(f"{label.split(' (')[0]}, N = {', '.join(map(str, counts))}")
-        each.margins(x=0.14)
+        each.margins(x=0.14, y=0.14)
         each.grid()
     ax[0].set_ylim(bottom=0)
     ax[0].legend()

@@ -20,8 +20,9 @@ def speedups(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
     for name, color in zip(names, PALETTE * (1 + len(names) // len(PALETTE)), strict=False):
         own = [row for row in rows if row["method"] == name]
         ax.scatter([row["ideal"] for row in own], [row["speedup"] for row in own], s=26, color=color, label=name)
-    for row in rows:
-        ax.annotate(f"{row['steps']}", (row["ideal"], row["speedup"]), (4, -8), textcoords="offset points", fontsize=6,
+    lowest = {(row["steps"], round(row["ideal"], 2)): row for row in sorted(rows, key=lambda row: -row["speedup"])}
+    for row in lowest.values():  # methods of one ideal stand above each other: one label for all
+        ax.annotate(f"{row['steps']}", (row["ideal"], row["speedup"]), (5, -9), textcoords="offset points", fontsize=7,
                     color=MUTED)  # fmt: skip
     where = ", ".join(dict.fromkeys(f"{row['workload']}, batch {row['batch_size']} ({row['device']})" for row in rows))
     ax.set(xlim=(0.5, limit), ylim=(0.5, limit))

@@ -32,8 +32,10 @@ def curve(ax: Axes, history: pd.DataFrame, column: str, color: str, label: str |
 
 
 def mark_end(ax: Axes, end: int) -> None:
-    """A line at T_end, after which only theta is trained."""
+    """A line at T_end, after which only theta is trained; beside a legend it is named in the other panels alone."""
     ax.axvline(end, color=MUTED, linestyle=":", linewidth=1)
+    if ax.get_legend():
+        return
     ax.annotate("$T_{end}$", (end, 0), (2, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
                 va="bottom", color=MUTED, fontsize=8)  # fmt: skip
 

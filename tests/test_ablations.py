@@ -200,18 +200,18 @@ def test_figures_show_the_means_where_they_belong(table: pd.DataFrame) -> None:
     found = drawn(table, curves_of(table))
     (ax,) = found["ordering"]
     means = ax.containers[0].lines[0]
-    np.testing.assert_allclose(means.get_xdata(), [1.6 / 3, 4.0])
+    np.testing.assert_allclose(means.get_xydata(), [[1.6 / 3, 0], [4.0, 1]])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["static (3 seeds)", "manual (1 seeds)"]
     (ax,) = found["macs"]
     alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
-    assert alter.get_xdata() == [1.3] and alter.get_ydata() == [6.0] and to_hex(alter.get_color()) == RED.lower()
+    assert alter.get_xydata().tolist() == [[1.3, 6.0]] and to_hex(alter.get_color()) == RED.lower()
     teacher = next(each for each in ax.containers if "unpruned" in each.get_label()).lines[0]
-    np.testing.assert_allclose(sorted(teacher.get_xdata()), [1.3, 2.0])
+    np.testing.assert_allclose(teacher.get_xydata(), [[1.3, 3.3], [2.0, 3.2]])
     (ax,) = found["experts"]
-    np.testing.assert_allclose(ax.containers[0].lines[0].get_data(), [[1, 10], [np.mean(FIDS["static"]), 6.0]])
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_xydata(), [[1, np.mean(FIDS["static"])], [10, 6.0]])
     (ax,) = found["curves"]
     alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
-    np.testing.assert_allclose(alter.get_data(), [[10, 20], [16.0, 11.0]])
+    np.testing.assert_allclose(alter.get_xydata(), [[10, 16.0], [20, 11.0]])
 
 
 def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:

@@ -154,6 +154,7 @@ def test_finished_runs_come_from_the_runs_else_from_the_committed_table_else_fro
     study = Study(str(tmp_path / "runs"), str(tmp_path / "results"), STUDY.runs)
     nothing, source = finished(study)
     assert nothing.empty and source.startswith("nowhere") and summary(of_runs(nothing)).empty
+    assert facts(nothing).empty
     (tmp_path / "results").mkdir()
     table.to_csv(tmp_path / "results" / "table.csv", index=False)
     read, source = finished(study)
@@ -204,7 +205,8 @@ def test_figures_show_the_means_where_they_belong(table: pd.DataFrame) -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["static (3 seeds)", "manual (1 seeds)"]
     (ax,) = found["macs"]
     alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
-    assert alter.get_xydata().tolist() == [[1.3, 6.0]] and to_hex(alter.get_color()) == RED.lower()
+    np.testing.assert_allclose(alter.get_xydata(), [[1.3, 6.0]])
+    assert to_hex(alter.get_color()) == RED.lower()
     teacher = next(each for each in ax.containers if "unpruned" in each.get_label()).lines[0]
     np.testing.assert_allclose(teacher.get_xydata(), [[1.3, 3.3], [2.0, 3.2]])
     (ax,) = found["experts"]

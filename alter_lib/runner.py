@@ -19,6 +19,8 @@ from .command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_cod
 from .faults import Failed
 from .lock import locked
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
+from .params_training import PLANS
+from .plan_file import plan_path
 from .progress import Progress, about, clock, earlier_seconds
 from .run_state import Notebook, RunState
 
@@ -56,7 +58,7 @@ def select(available: Sequence[Notebook], only: str | None, start: str | None) -
 
 def check_files(params: Params) -> None:
     """Raises ParamsError when a local file that the params name is missing or damaged (hub ids are not looked up)."""
-    spec, figures = params.backbone.id, params.evaluation.teacher_results
+    spec, figures, plan = params.backbone.id, params.evaluation.teacher_results, params.training.plan
     faults = []
     if spec.startswith("assets/"):
         try:
@@ -67,6 +69,8 @@ def check_files(params: Params) -> None:
         faults.append(f"backbone.id: {spec} has no model_index.json: not a diffusers pipeline folder")
     elif (spec.count("/") > 1 or spec.startswith((".", "/"))) and not resolve(spec).is_dir():
         faults.append(f"backbone.id: no folder {spec}")
+    if plan and plan not in PLANS and not plan_path(resolve(plan)).is_file():
+        faults.append(f"training.plan: no file {plan}, nor one of {', '.join(PLANS)}")
     if figures and not resolve(figures).is_file():
         faults.append(f"evaluation.teacher_results: no file {figures}")
     if faults:

@@ -15,6 +15,7 @@ import pytest
 
 from alter_lib import runner
 from alter_lib.params import ROOT
+from alter_lib.params_training import PLANS
 
 NO_INDEX = "has no model_index.json: not a diffusers pipeline folder"
 ARGUMENTS = ["--params", "params/smoke.yaml", "--set", "backbone.id=some/hub-id"]
@@ -163,6 +164,10 @@ def alive(pid: int) -> bool:
         (["--set", "backbone.id=params"], f"backbone.id: params {NO_INDEX}"),
         (["--set", "backbone.id=assets/none"], "backbone.id: assets/none: not listed in assets/MANIFEST.sha256"),
         (["--set", "evaluation.teacher_results=none.json"], "evaluation.teacher_results: no file none.json"),
+        (
+            ["--set", "training.plan=none.json", "training.hypernetwork_steps=0"],
+            f"training.plan: no file none.json, nor one of {', '.join(PLANS)}",
+        ),
         (["--set", "training.steps"], "override: training.steps: is not of the form section.key=value"),
     ],
 )
@@ -173,6 +178,17 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     assert project.main(*arguments) == runner.BAD_INPUT
     assert capsys.readouterr().err == fault + "\n"
     assert not project.out.exists()
+
+
+def test_a_notebook_on_request_runs_where_it_is_named_alone(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write("01_first", "pass")
+    project.write("02_other", "pass", alter={"on_request": True})
+    project.write("03_last", "pass")
+    found = runner.notebooks(project.notebooks)
+    for only, start, chosen in ((None, None, "01 03"), (None, "02", "03"), ("02", None, "02"), ("01,02", None, "01 02")):
+        assert [notebook.stem[:2] for notebook in runner.select(found, only, start)] == chosen.split()
+    assert project.main("--list") == runner.DONE
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["01_first", "02)", "03_last"]
 
 
 def test_an_unknown_option_is_one_line_and_exit_2(project: Project, capsys: pytest.CaptureFixture[str]):

@@ -19,7 +19,8 @@ from .params import ROOT, Params, ParamsError, resolve
 NO_RESULT = {"notebooks", "checkpoints", "cache", "logs"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them
 RESULT = {".csv", ".json", ".npz"}  # kinds of files that count where they lie in the run folder itself
-NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.")  # files that no notebook computes with
+# files that no notebook computes with
+NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.", "lock.", "command_line.")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
-settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)  # a busy machine is no failure
+settings.register_profile(
+    "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)  # a busy machine is no failure
 settings.load_profile("project")
 
 

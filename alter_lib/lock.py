@@ -42,11 +42,12 @@ def locked(folder: Path, work: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} ({work}, since {provenance.now()})")
         file.flush()
+        outer = os.environ.get(inherited, "")  # a run may train another one
         os.environ[inherited] = str(folder)
         try:
             yield
         finally:
-            del os.environ[inherited]
+            os.environ[inherited] = outer
             if made and all(path.name.endswith(".lock") for path in folder.iterdir()):
                 remove_folders(made)
 

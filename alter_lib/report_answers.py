@@ -67,12 +67,12 @@ def what(plan: ExpertPlan) -> str:
     kinds = " and ".join(f"{letters.count(letter)} {name}" for letter, name in KINDS.items() if letter in letters)
     prunable, skipped = sum(plan.cost.layers) / plan.cost.total, (~used).sum(1).tolist()
     always, never = int(used.all(0).sum()), int((~used.any(0)).sum())
-    places = ", ".join(f"{share:.0%} in {block}" for block, share in savings(plan)[:3])
+    places = ", ".join(f"{share:.0%} in {block}" for block, share in savings(plan)[:3] if share)
     return (
         f"Of the {plan.backbone_class} {kinds} can be skipped, {prunable:.0%} of its MACs. An expert is "
         f"a choice of these {len(letters)} layers; the weights are shared. The {len(used)} experts in use skip "
         f"{between(skipped)} layers each; {always or 'no'} layers run in all of them, {never or 'no'} "
-        f"layers in none. Of what is saved, {places}."
+        f"layers in none." + f" Of what is saved, {places}." * bool(places)
     )
 
 

@@ -185,7 +185,12 @@ def test_a_notebook_on_request_runs_where_it_is_named_alone(project: Project, ca
     project.write("02_other", "pass", alter={"on_request": True})
     project.write("03_last", "pass")
     found = runner.notebooks(project.notebooks)
-    for only, start, chosen in ((None, None, "01 03"), (None, "02", "03"), ("02", None, "02"), ("01,02", None, "01 02")):
+    for only, start, chosen in (
+        (None, None, "01 03"),
+        (None, "02", "03"),
+        ("02", None, "02"),
+        ("01,02", None, "01 02"),
+    ):
         assert [notebook.stem[:2] for notebook in runner.select(found, only, start)] == chosen.split()
     assert project.main("--list") == runner.DONE
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["01_first", "02)", "03_last"]

@@ -121,5 +121,8 @@ def test_the_workflow_plans_a_training_and_an_evaluation_a_run_and_a_curve_where
         assert f"run.name={json.dumps(f'tiny_sd-static-s{seed}')}" in output and f"run.seed={seed}" in output
     assert output.count("-m alter_lib.training ") == 3 and output.count("-m alter_lib.evaluation ") == 3
     assert output.count("-m alter_lib.evaluation.curve ") == 2 and "--teacher-only" not in output
-    done = subprocess.run([*command, "other", *config], capture_output=True, text=True, cwd=ROOT)
-    assert (done.stdout + done.stderr).count("-m alter_lib.training ") == 1
+    cluster = [*command[:-2], "--workflow-profile", "workflow/profiles/slurm", "other"]  # a group, on a cluster
+    done = subprocess.run([*cluster, *config], capture_output=True, text=True, cwd=ROOT)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and output.count("-m alter_lib.training ") == 1, output
+    assert "slurm_extra=--gres=gpu:1" in output and "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} " in output

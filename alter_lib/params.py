@@ -309,7 +309,7 @@ def load_params(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     is_file = isinstance(source, str | Path)
     label = _label(resolve(source)) if is_file else "parameters"
     data = _read(resolve(source), label) if is_file else dict(source)
-    data = {str(section): _named(keys) for section, keys in data.items()}
+    data = {_text(section): _named(keys) for section, keys in data.items()}
     bad = _apply(data, overrides or {})
     try:
         params = Params.model_validate(data)
@@ -325,7 +325,12 @@ def load_params(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
 
 def _named(keys: Any) -> Any:
     """The keys of a section, which YAML may read as numbers; a section left empty has none."""
-    return {str(key): value for key, value in (keys or {}).items()} if isinstance(keys, dict | None) else keys
+    return {_text(key): value for key, value in (keys or {}).items()} if isinstance(keys, dict | None) else keys
+
+
+def _text(key: Any) -> str:
+    """A key that pydantic takes: half a surrogate pair, which YAML and JSON can spell, is no Unicode."""
+    return str(key).encode(errors="backslashreplace").decode()
 
 
 def _label(path: Path) -> str:
@@ -354,7 +359,7 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
     """Put dotted `overrides` into copies of the sections of `data`; returns the faults of their form."""
     bad = []
     for dotted, value in overrides.items():
-        section, _, key = str(dotted).partition(".")
+        section, _, key = _text(dotted).partition(".")
         if not key:
             bad.append(f"override: {dotted}: is not of the form section.key")
         elif isinstance(data.get(section, {}), dict):

@@ -405,6 +405,7 @@ def only_params_errors(source: Path | dict, overrides: dict | None = None) -> No
 @example(b"run: {seed: 0x}\n")
 @example(b"run: {seed: " + b"9" * 5000 + b"}\n")
 @example(b"[" * 3000)
+@example(b'{"\\ud834": {"\\ud834": "\\ud834"}, "run": {"name": "\\ud834", "\\udfd2": 1}}')
 def test_whatever_a_params_file_holds_only_params_errors_come_out(plan_file: Path, content: bytes):
     path = plan_file.with_name("x.yaml")
     path.write_bytes(content)

@@ -101,7 +101,7 @@ def test_the_timesteps_of_the_sensitivities_are_spread_evenly_over_all_batches()
     assert all(int(batch.timesteps.diff().min()) >= 249 for batch in batches)  # and over each batch
 
 
-FIXED_PLAN = {"training__hypernetwork_steps": 0, "training__correct_ratio": True}
+FIXED_PLAN = {"training__hypernetwork_steps": 0, "training__correct_ratio": True, "training__warmup_steps": 0}
 
 
 def trainer_of(params):

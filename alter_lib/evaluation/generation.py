@@ -5,6 +5,7 @@ A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(im
 """
 
 import hashlib
+import inspect
 import json
 import shutil
 from collections.abc import Sequence
@@ -54,6 +55,12 @@ def sampler_scheduler(pipeline: DiffusionPipeline, sampling: Sampling) -> Schedu
     return learned_variance_scheduler(pipeline.scheduler.config)
 
 
+def scheduler_settings(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """What a scheduler was made with, less the entries of its file that are for other classes."""
+    known = inspect.signature(type(scheduler).__init__).parameters
+    return {name: value for name, value in sorted(scheduler.config.items()) if name in known}
+
+
 def weights_hash(pipeline: DiffusionPipeline) -> str:
     """sha256 of all weights, by component and name: equal for equal values and dtypes, wherever they came from."""
     digest = hashlib.sha256()
@@ -77,7 +84,7 @@ class Sampler:
     def key(self, prompts: Sequence[str | int]) -> str:
         """Hash of whatever the images depend on; images under another key are never mixed in."""
         scheduler = sampler_scheduler(self.pipeline, self.sampling)
-        config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+        config = scheduler_settings(scheduler)
         call = {"steps": self.steps, "guidance_scale": self.sampling.guidance_scale, "seed": self.sampling.seed}
         facts = [weights_hash(self.pipeline), type(scheduler).__name__, config, call, self.identity, list(prompts)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]

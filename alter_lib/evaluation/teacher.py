@@ -18,7 +18,7 @@ from ..backbones import Backbone
 from ..files import write_json
 from ..params import Params, ParamsError, resolve
 from ..provenance import command, git_state, hardware, now, versions
-from .generation import Sampler, generate, sampler_scheduler, weights_hash
+from .generation import Sampler, generate, sampler_scheduler, scheduler_settings, weights_hash
 from .judge import Judge, Measured
 from .protocol import Protocol
 from .result import Metric, metrics_as_dicts
@@ -30,7 +30,7 @@ REAL = "real"
 def conditions(params: Params, backbone: Backbone, protocol: Protocol) -> dict[str, Any]:
     """All that the teacher's figures depend on, number of steps apart."""
     scheduler = sampler_scheduler(backbone.pipeline, params.sampling)
-    config = {name: value for name, value in sorted(scheduler.config.items()) if not name.startswith("_")}
+    config = scheduler_settings(scheduler)
     return {
         "weights": weights_hash(backbone.pipeline),
         "protocol": protocol.digest(),

@@ -188,12 +188,14 @@ def export(both: torch.nn.ModuleList, weights: dict[str, torch.Tensor], folder: 
     unet, text_encoder = both.cpu().half()
     vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float16)
     vae.register_to_config(_name_or_path="assets/tiny_sd/vae")  # not where this machine keeps it
+    scheduler = PNDMScheduler(**SCHEDULER)
+    scheduler.register_to_config(clip_sample=False)  # in SD2.1's file too: for DDIM, whose default clips latents
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         unet=unet,
         tokenizer=CLIPTokenizer.from_pretrained(HERE / "tokenizer"),  # a used one saves how it padded
-        scheduler=PNDMScheduler(**SCHEDULER),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -5,11 +5,10 @@ Every figure is read from alter/plan.json and metrics.json; none is computed her
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from .params import Params
-from .plan_warnings import BUDGET_TOLERANCE, LEAST_SHARE
+from .plan_warnings import BUDGET_TOLERANCE, LEAST_LAYERS, LEAST_SHARE, largest_distinct
 
 COLUMNS = {
     "fid_alexnet": ("FID-AlexNet", 1),
@@ -80,10 +79,10 @@ def _experts(plan: Mapping[str, Any]) -> Iterator[Finding]:
     for first, last, expert in plan["routing"]:
         share[expert] += (last - first + 1) / plan["num_train_timesteps"]
     used = [expert for expert, part in share.items() if part >= LEAST_SHARE]
-    apart = [sum(a != b for a, b in zip(masks[i], masks[j], strict=True)) for i, j in combinations(used, 2)]
-    found = f"{len(used)} of {len(masks)}" + (f"; the closest two differ in {min(apart)} layers" if apart else "")
+    distinct = len(largest_distinct(masks, used))
+    found = f"{len(used)} of {len(masks)}; {distinct} of them differ pairwise in {LEAST_LAYERS} layers or more"
     question = f"Experts that hold {LEAST_SHARE:.0%} of the timesteps or more"
-    yield _judged(question, found, "at least 3, at least 2 layers apart", len(used) >= 3 and min(apart) >= 2)
+    yield _judged(question, found, f"at least 3, {LEAST_LAYERS} layers apart", distinct >= 3)
 
 
 def _quality(params: Params, metrics: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from alter_lib.data.latents import Batch
 from alter_lib.nonfinite import NonFinite
 from alter_lib.params import ROOT, Params, load_params
 from alter_lib.plan import ExpertPlan
-from alter_lib.plan_warnings import plan_warnings
+from alter_lib.plan_warnings import largest_distinct, plan_warnings
 from alter_lib.trainer import Trainer
 
 
@@ -246,6 +246,13 @@ PLAN = ExpertPlan(
 )
 
 
+def test_the_largest_set_of_distinct_experts_is_found_among_all() -> None:
+    masks = [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert largest_distinct(masks, range(5)) == (0, 2, 3, 4)
+    assert largest_distinct(masks, [1, 2]) == (1,)
+    assert largest_distinct([*masks, *([[1, 1, 1, 1]] * 15)], range(20)) == (0, 2, 3, 4)
+
+
 def test_a_missed_budget_and_a_collapsed_router_are_warnings() -> None:
     good = replace(PLAN, target_ratio=PLAN.achieved_ratio)
     assert plan_warnings(PLAN) == plan_warnings(good) == []
@@ -255,6 +262,10 @@ def test_a_missed_budget_and_a_collapsed_router_are_warnings() -> None:
     (line,) = plan_warnings(replace(PLAN, routing=routing))
     assert line.startswith("router collapse: expert 2 of 3 serves 97.0% of the timesteps")
     (line,) = plan_warnings(replace(PLAN, masks=PLAN.masks[[0, 0, 0]]))
-    assert line == "router collapse: the 3 experts in use skip the same layers"
+    assert line == "router collapse: the 3 experts in use skip the same layers, or all but one of them"
+    one_layer = torch.tensor([[True, True, False, False], [True, False, False, False], [True, True, True, False]])
+    assert plan_warnings(replace(PLAN, masks=one_layer)) == []  # the last two differ in two layers
+    (line,) = plan_warnings(replace(PLAN, masks=one_layer[[0, 1, 0]]))
+    assert line.startswith("router collapse")
     static = replace(PLAN, masks=PLAN.masks[:1], routing=torch.zeros(99, dtype=torch.int64))
     assert plan_warnings(static) == []

@@ -9,6 +9,7 @@ import torch
 from . import plots, provenance
 from .params import Params
 from .plan import ExpertPlan
+from .plan_warnings import largest_distinct
 from .plots.layers import blocks, letter_of
 from .plots.style import description
 from .report_cells import data_uri
@@ -52,9 +53,9 @@ def answers(params: Params, plan: ExpertPlan, metrics: Sequence[Mapping[str, Any
     overview = data_uri("image/png", plots.png(drawn))
     pictures = data_uri("image/png", side.read_bytes()) if side.exists() else ""
     return [
-        Answer("What was pruned?", "Whole layers, other ones at other timesteps.", what(plan)),
+        Answer("What was pruned?", f"Whole layers, {changes(plan)}.", what(plan)),
         Answer("How much?", f"{1 - plan.macs_ratio():.1%} of the MACs.", how_much(plan, metrics)),
-        Answer("When?", "At every step of sampling; the timestep decides which layers.", when(plan), "",
+        Answer("When?", f"At every step of sampling, {changes(plan)}.", when(plan), "",
                overview, description(drawn)),
         Answer("What did it cost in quality?", price(metrics), " ".join(quality(metrics)), "", pictures,
                "pictures at the same prompts and seeds, unpruned and pruned"),
@@ -76,6 +77,12 @@ def what(plan: ExpertPlan) -> str:
     )
 
 
+def changes(plan: ExpertPlan) -> str:
+    """Whether the experts in use are more than copies of one."""
+    distinct = len(largest_distinct(plan.masks.tolist(), plan.routing.unique().tolist()))
+    return "other ones at other timesteps" if distinct > 1 else "the same ones at all timesteps, or all but one of them"
+
+
 def savings(plan: ExpertPlan) -> list[tuple[str, float]]:
     """(block, its share of the MACs that are skipped over all timesteps), the largest first."""
     skipped = (~plan.masks[plan.routing]).double().mean(0) * torch.tensor(plan.cost.layers)
@@ -93,12 +100,13 @@ def how_much(plan: ExpertPlan, metrics: Sequence[Mapping[str, Any]]) -> str:
     target = "" if plan.target_ratio is None else f"target {plan.target_ratio:.0%}"
     if plan.latency:  # then the target is of time
         target = f"{plan.achieved_ratio:.1%} of the latency on {plan.latency.device}; {target}"
-    visited = [f"{m['value']:.1%} over the timesteps that the sampler visits at {m['steps']} steps"
+    visited = [f"{m['value']:.1%} at {m['steps']} steps"
                for m in metrics if (m["name"], m["method"]) == ("macs_ratio", "alter")]  # fmt: skip
+    over = f"; over those that the sampler visits, {', '.join(visited)}" if visited else ""
     height, width = plan.cost.resolution
     return (
         f"{plan.macs_ratio():.1%} stay, averaged over all {plan.num_train_timesteps} timesteps "
-        f"({target or 'no target'}){''.join(', ' + each for each in visited)}. A single expert runs "
+        f"({target or 'no target'}){over}. A single expert runs "
         f"{min(shares):.0%} to {max(shares):.0%}. Counted: {plan.cost.convention} at {height} x {width} latents, share "
         f"of the {'whole network' if plan.cost.denominator == 'total' else 'prunable layers'}."
     )
@@ -135,19 +143,24 @@ def grade(ratio: Mapping[str, Any]) -> str:
 
 
 def quality(metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One sentence a figure of quality and number of steps: ours beside the unpruned network at as many steps."""
+    """One sentence a figure of quality."""
     found = {(m["name"], m["method"], m.get("steps"), m.get("against")): m for m in metrics}
-    for (name, method, steps, against), mine in found.items():
-        teacher = found.get((name, "teacher", steps, None))
-        if name not in QUALITY or method != "alter" or against or not teacher:
-            continue
-        ratio = found.get((f"{name}_ratio", method, steps, f"teacher@{steps}"))
-        times = f", {interval(ratio)} times as much" if ratio else ""
-        title = COLUMNS[name][0]
-        yield (
-            f"{title[0].upper()}{title[1:]} at {steps} steps, {QUALITY[name]} is better: {figure(mine['value'])} "
-            f"pruned, {figure(teacher['value'])} unpruned{times} ({MEANS[name]}; N = {figure(mine.get('n'))})."
-        )
+    for name, better in QUALITY.items():
+        mine = [m for (of, method, _, against), m in found.items() if (of, method, against) == (name, "alter", None)]
+        compared = [beside(m, found) for m in mine if (name, "teacher", m["steps"], None) in found]
+        if compared:
+            meaning = f"{better} is better ({MEANS[name]}; N = {figure(mine[0].get('n'))})"
+            title = COLUMNS[name][0]
+            yield f"{title[0].upper()}{title[1:]}, {meaning}: {'; '.join(compared)}."
+
+
+def beside(mine: Mapping[str, Any], found: Mapping[tuple, Mapping[str, Any]]) -> str:
+    """A figure of ours beside the unpruned network's at as many steps."""
+    name, steps = mine["name"], mine["steps"]
+    teacher = found[name, "teacher", steps, None]
+    ratio = found.get((f"{name}_ratio", "alter", steps, f"teacher@{steps}"))
+    times = f", {interval(ratio)} times as much" if ratio else ""
+    return f"at {steps} steps {figure(mine['value'])} pruned and {figure(teacher['value'])} unpruned{times}"
 
 
 def usage(params: Params, plan: ExpertPlan) -> str:

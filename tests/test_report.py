@@ -158,8 +158,11 @@ def test_the_five_answers_by_hand(params: Params):
         "Pictures are worse at 20 steps (FID-AlexNet times 1.5), "
         "better at equal MACs (unpruned at 13 steps: times 0.9)."
     )
-    assert "FID-AlexNet at 20 steps, lower is better: 6 pruned, 4 unpruned, 1.5 [1.45, 1.55] times as much" in cost.text
-    assert cost.text.endswith("N = 1,000).")
+    assert cost.text.startswith("FID-AlexNet, lower is better (how far the pictures are from real ones;")
+    assert "N = 1,000): at 20 steps 6 pruned and 4 unpruned, 1.5 [1.45, 1.55] times as much." in cost.text
+    assert found["What was pruned?"].lead == "Whole layers, other ones at other timesteps."
+    alike = replace(SMALL, masks=SMALL.masks[[0, 0, 0]])
+    assert report_answers.changes(alike).startswith("the same ones at all timesteps")
     assert f'load_pipeline("{params.run_folder}/alter")' in found["How do I use it?"].code.replace(
         "~", str(Path.home())
     )

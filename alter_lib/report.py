@@ -92,7 +92,8 @@ def headline(params: Params, provenance: Mapping[str, Any]) -> str:
     """What ran, on what, when and how long, in one line."""
     hardware, seconds = provenance.get("hardware"), provenance.get("wall_seconds", {})
     where = f" on {', '.join(hardware['gpus']) or hardware['cpu']}, {hardware['cores']} cores" if hardware else ""
-    total = sum(value for stem, value in seconds.items() if stem[:2].isdigit())  # "training" is part of a notebook's
+    total = sum(value for stem, value in seconds.items() if stem[:2].isdigit())
+    total += max(0.0, seconds.get("training", 0.0) - seconds.get("03_training", 0.0))  # what the notebook found there
     return f"Backbone {params.backbone.id}{where}, {provenance.get('date', '')[:10]}, {clock(total)} in all."
 
 

@@ -141,6 +141,12 @@ def test_the_page_says_what_ran_on_what_and_what_was_reached(page: Callable[...,
     assert outside(text) == [] and "default-src 'none'" in text
 
 
+def test_the_time_in_all_counts_a_training_that_its_notebook_found_done(params: Params):
+    seconds = {"01_a": 5.0, "03_training": 10.0, "training": 60.0}  # 10 s of its 60 at most were in the notebook
+    assert "1m05s in all" in report.headline(params, {"wall_seconds": seconds})
+    assert "15s in all" in report.headline(params, {"wall_seconds": seconds | {"training": 9.0}})
+
+
 def test_the_five_answers_by_hand(params: Params):
     found = {answer.question: answer for answer in report_answers.answers(params, SMALL, METRICS)}
     what, how_much, when = (found[question].text for question in ("What was pruned?", "How much?", "When?"))

@@ -1,5 +1,6 @@
 """The artefact: a diffusers pipeline folder and its plan, saved and loaded together."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -60,6 +61,17 @@ def save_pipeline(
         plan.save(partial)
         write_text(partial / "README.md", model_card(pipe, plan, folder.name))
         pipe.save_pretrained(partial, **{"repo_id": folder.name, **arguments})
+        forget_local_sources(partial)
+
+
+def forget_local_sources(folder: Path) -> None:
+    """diffusers notes in each config where a part was loaded from: a hub id serves others, a folder of this machine
+    does not."""
+    for file in folder.rglob("*.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if os.path.isabs(config.get("_name_or_path") or ""):
+            del config["_name_or_path"]
+            write_text(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @contextmanager

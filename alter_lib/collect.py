@@ -16,6 +16,7 @@ import yaml
 
 from .command_line import Parser, exit_code
 from .files import whole
+from .history import training_seconds
 from .plan import ExpertPlan, PlanError
 
 NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as workflow/Snakefile names its runs
@@ -24,13 +25,12 @@ NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as wor
 def run_facts(folder: Path) -> dict[str, Any]:
     """What the params and the plan of a run say: variant, seed, budget, training length, shape of the routing, seconds.
 
-    training_seconds is the sum over all steps, interrupted or not; the others are those of the last call. Raises
+    training_seconds: all steps, interrupted or not; the others are those of the last call. Raises
     FileNotFoundError where the run is not finished, PlanError for a plan that does not read.
     """
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     seconds = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("wall_seconds", {})
-    plan, speed = ExpertPlan.load(folder / "alter"), pd.read_csv(folder / "history.csv").images_per_second
-    batch_size = params["training"]["batch_size"]
+    plan, batch_size = ExpertPlan.load(folder / "alter"), params["training"]["batch_size"]
     named = NAME.fullmatch(folder.name)
     return {
         "run": folder.name,
@@ -45,7 +45,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
         "experts_used": len(plan.routing.unique()),
         "switches": int((plan.routing.diff() != 0).sum()),
         **{f"{what}_seconds": value for what, value in seconds.items()},
-        "training_seconds": round(float((batch_size / speed).sum()), 1),
+        "training_seconds": training_seconds(folder, batch_size),
     }
 
 

@@ -114,6 +114,12 @@ class History:
         self.accelerator.end_training()
 
 
+def training_seconds(folder: Path, batch_size: int) -> float:
+    """Wall-clock of all steps in `folder`/history.csv, however often the training was interrupted."""
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        return round(sum(batch_size / float(row["images_per_second"]) for row in csv.DictReader(file)), 1)
+
+
 def earlier(path: Path, step: int) -> list[dict[str, str]]:
     """The rows of a history.csv up to `step`, or to the first that a kill or a power cut left incomplete."""
     if not path.exists():

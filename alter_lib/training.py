@@ -23,7 +23,7 @@ from . import checkpoints, memory, provenance, snapshots, trainer_state
 from .changed_params import make_way
 from .command_line import Parser, exit_code
 from .history import HISTORY as HISTORY
-from .history import History
+from .history import History, training_seconds
 from .inference import save_pipeline
 from .lock import locked
 from .params import Params, add_params_arguments, params_from_arguments
@@ -66,9 +66,8 @@ def _train(params: Params, callback: Callback | None) -> TrainingResult:
         write_artefact(trainer, artefact)
         warnings = plan_warnings(trainer.current_plan())
         print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
-        seconds = round(time.perf_counter() - started, 1)
-        processes = trainer.accelerator.num_processes
-        measured = {"wall_seconds": {"training": seconds}, "processes": processes}
+        seconds = training_seconds(folder, params.training.batch_size)
+        measured = {"wall_seconds": {"training": seconds}, "processes": trainer.accelerator.num_processes}
         provenance.record(params, folder, warnings=warnings, **measured)
     trainer.accelerator.wait_for_everyone()
     history.close()

@@ -37,6 +37,16 @@ def test_the_artefact_is_a_stock_pipeline_with_plan_and_card(artefact: Path) -> 
     assert torch.equal(sample(pipe), sample())
 
 
+def test_an_artefact_keeps_no_folder_of_the_machine_that_made_it(artefact: Path, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(artefact)  # remembers the absolute path
+    pipe.vae.register_to_config(_name_or_path="somebody/a-vae")
+    save_pipeline(pipe, PLAN, tmp_path / "alter")
+    texts = [file.read_text() for file in (tmp_path / "alter").rglob("*.json")]
+    assert str(artefact) not in "".join(texts)
+    assert "somebody/a-vae" in (tmp_path / "alter" / "vae" / "config.json").read_text()
+    assert patch_of(load_pipeline(tmp_path / "alter")).plan == PLAN
+
+
 def test_load_pipeline(artefact: Path) -> None:
     pipe = load_pipeline(artefact)
     pipe.set_progress_bar_config(disable=True)

@@ -226,7 +226,9 @@ def test_other_params_are_refused_key_by_key_unless_forced(tmp_path: Path, capsy
 def test_a_damaged_checkpoint_is_left_to_the_training_to_judge(tmp_path: Path) -> None:
     params = trained(tmp_path)
     (params.run_folder / "checkpoints" / "latest" / "state.json").write_text("{")
+    before = sorted(params.run_folder.rglob("*"))
     make_way(load_params(params.dump(), {"loss.ratio": 6}), force=False)
+    assert sorted(params.run_folder.rglob("*")) == before
 
 
 def test_execution_keys_name_params_that_there_are() -> None:

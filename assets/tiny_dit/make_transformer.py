@@ -1,6 +1,6 @@
 """Pretrains the transformer of tiny_dit (the ALTER teacher) on Fashion-MNIST. Seeded and resumable.
 
-    python assets/tiny_dit/make_transformer.py [--steps 10000] [--device cuda] [--compile] [--warm-start]
+    python assets/tiny_dit/make_transformer.py [--steps 7000] [--device cuda] [--compile] [--warm-start]
     python assets/tiny_dit/make_transformer.py --export-only SNAPSHOT
 
 Latent diffusion as in DiT (Peebles & Xie 2023): epsilon prediction with a learned variance, linear betas, labels
@@ -186,7 +186,7 @@ def export(dit: DiTTransformer2DModel, weights: dict[str, torch.Tensor], folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer: slow first, then faster")
     parser.add_argument("--warm-start", action="store_true", help="go on from the committed weights")

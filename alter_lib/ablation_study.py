@@ -6,11 +6,13 @@ The Snakefile reads the same list. Needs neither torch nor pandas, since every j
 """
 
 import argparse
+import csv
 import json
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,8 +80,19 @@ class Study:
         """The files that a finished run has."""
         return [f"{self.out}/{run.name}/{name}.json" for name in ("metrics", "curve")[: 1 + run.has_curve]]
 
+    @cached_property
+    def committed(self) -> frozenset[str]:
+        """The runs whose figures are in the tables of `results`, which are committed: they need not be run again."""
+        table, curves = (runs_in(resolve(self.results) / name) for name in ("table.csv", "curves.csv"))
+        return frozenset(run.name for run in self.runs if run.name in (table & curves if run.has_curve else table))
+
     def is_finished(self, run: Run) -> bool:
-        return all(resolve(path).is_file() for path in self.results_of(run))
+        return run.name in self.committed or all(resolve(path).is_file() for path in self.results_of(run))
+
+    def to_run(self, group: str | None = None) -> list[str]:
+        """The files that the runs (of a group) have yet to make, or have made here."""
+        runs = (run for run in self.runs if group in (None, run.group) and run.name not in self.committed)
+        return [path for run in runs for path in self.results_of(run)]
 
     def left(self) -> list[dict[str, Any]]:
         """A row a group and params file: planned and finished runs, and the command for those that are left."""
@@ -91,6 +104,14 @@ class Study:
             rows.append({"group": group, "backbone": Path(params).stem, "runs": len(runs), "finished": finished,
                          "command for the rest": command})  # fmt: skip
         return rows
+
+
+def runs_in(table: Path) -> frozenset[str]:
+    """The names of the runs in a CSV of `alter_lib.collect`; none where there is no such file."""
+    if not table.is_file():
+        return frozenset()
+    with table.open(encoding="utf-8", newline="") as file:
+        return frozenset(row["run"] for row in csv.DictReader(file))
 
 
 def planned(content: dict[str, Any]) -> Iterator[Run]:

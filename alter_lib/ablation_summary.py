@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from .ablation_study import Study
-from .collect import collect
+from .collect import collect, merged
 from .params import resolve
 
 FID, ALTER, STEPS = "fid_alexnet", "alter", 20  # Table 3 is at 20 steps
@@ -23,19 +23,19 @@ COLUMNS = (  # that are read here and drawn
 
 
 def finished(study: Study, file: str = "metrics.json") -> tuple[pd.DataFrame, str]:
-    """The figures of the study's finished runs, and where they are from: its folder of runs, the committed table where
-    that holds none, or nowhere (no rows). file: `metrics.json` or `curve.json`."""
+    """The figures of the study's finished runs, and where they are from: its folder of runs, the committed table for
+    those that it lacks, or nowhere (no rows). file: `metrics.json` or `curve.json`."""
     committed = resolve(study.results) / {"metrics.json": "table.csv", "curve.json": "curves.csv"}[file]
-    planned = {run.name for run in study.runs}
-    if resolve(study.out).is_dir():
-        try:
-            table, _ = collect(resolve(study.out), file)
-            return table[table.run.isin(planned)], study.out
-        except FileNotFoundError:
-            pass
-    if committed.is_file():
-        return pd.read_csv(committed), f"{study.results}/{committed.name}"
-    return pd.DataFrame({column: pd.Series(dtype=float) for column in COLUMNS}), "nowhere: no run is finished"
+    table = pd.DataFrame({column: pd.Series(dtype=float) for column in COLUMNS})
+    sources = [f"{study.results}/{committed.name}"] if committed.is_file() else []
+    try:
+        table, _ = collect(resolve(study.out), file)
+        sources = [study.out, *sources]
+    except FileNotFoundError:
+        pass
+    table = merged(table, committed)
+    planned = table[table.run.isin({run.name for run in study.runs})]
+    return planned, " and ".join(sources) or "nowhere: no run is finished"
 
 
 def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:

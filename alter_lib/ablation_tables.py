@@ -31,7 +31,8 @@ def unprinted(title: str, *variants: str) -> Comparison:
 
 COMPARISONS = {
     "3": Comparison("Table 3: routing and training", {
-        "static": "Static", "manual": "Manual", "two_stage": "TwoStage", "alter": "ALTER 0.65"}, "3"),
+        "static": "Static", "manual": "Manual", "two_stage": "TwoStage", "alter": "ALTER 0.65",
+        "inputs_per_expert": ""}, "3"),
     "10": Comparison("Table 10: target ratio (the paper's figures: Table 1 at the same ratios)", {
         "ratio_50": "ALTER 0.50", "ratio_55": "ALTER 0.55", "ratio_60": "ALTER 0.60", "alter": "ALTER 0.65",
         "ratio_70": "", "ratio_80": ""}, "1"),

@@ -2,6 +2,7 @@
 
 python -m alter_lib.collect runs/ablations --out results/ablations/table.csv      (or .parquet)
 python -m alter_lib.collect runs/ablations --out table.csv --curves curves.csv    (and the learning curves)
+    ... --keep                                                   (the rows of other runs that the files have stay)
 """
 
 import argparse
@@ -70,6 +71,15 @@ def collect(folder: Path, file: str = "metrics.json") -> tuple[pd.DataFrame, lis
     return table[[*first, *(column for column in table if column not in first)]], left_out
 
 
+def merged(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """`table`, before it the rows that the file `path` has of other runs. Without the file, `table`."""
+    if not path.is_file():
+        return table
+    kept = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    kept = kept[~kept.run.isin(table.run)]
+    return pd.concat([kept, table], ignore_index=True) if len(kept) else table
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """CSV or, by the suffix, parquet; whole or not at all."""
     with whole(path) as partial:
@@ -81,14 +91,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="a folder of runs")
     parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.parquet")
     parser.add_argument("--curves", type=Path, help="likewise, for the learning curves")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of other runs that the files have")
     options = parser.parse_args()
 
     def work() -> None:
+        merge = merged if options.keep else lambda table, _: table
         table, left_out = collect(options.folder)
+        table = merge(table, options.out)
         write_table(table, options.out)
         print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
         if options.curves:
-            curves, _ = collect(options.folder, "curve.json")
+            curves = merge(collect(options.folder, "curve.json")[0], options.curves)
             write_table(curves, options.curves)
             print(f"{curves['run'].nunique()} learning curves in {options.curves}")
 

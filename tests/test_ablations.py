@@ -54,7 +54,8 @@ def test_the_main_ordering_has_five_seeds_on_both_backbones_and_the_trends_three
     for params in ("params/tiny_sd.yaml", "params/tiny_dit.yaml"):
         assert all(counts[params, variant] >= 5 for variant in ("alter", "static", "manual", "two_stage"))
     assert min(counts.values()) >= 3
-    assert {run.group for run in STUDY.runs if run.params == "params/tiny_dit.yaml"} == {"table_3", "baselines"}
+    assert {run.group for run in STUDY.runs if run.params == "params/tiny_dit.yaml"} == {
+        "table_3", "baselines", "recipe"}  # fmt: skip
 
 
 def test_a_variant_has_no_key_that_nobody_reads() -> None:
@@ -115,6 +116,17 @@ def test_what_is_left_comes_with_its_command(tmp_path) -> None:
     assert sum(each["runs"] for each in study.left()) == len(STUDY.runs)
 
 
+def test_a_committed_run_is_finished_and_is_not_run_again(tmp_path) -> None:
+    """With a learning curve it has to be in both tables."""
+    study = Study(str(tmp_path / "runs"), str(tmp_path), STUDY.runs)
+    one, two = [run for run in STUDY.runs if run.has_curve][:2]
+    (tmp_path / "table.csv").write_text(f"run,value\n{one.name},1\n{one.name},2\n{two.name},1\n")
+    (tmp_path / "curves.csv").write_text(f"run,value\n{one.name},1\n")
+    assert study.committed == {one.name} and study.left()[0]["finished"] == 1
+    assert not set(study.results_of(one)) & set(study.to_run()) and set(study.results_of(two)) <= set(study.to_run())
+    assert len(study.to_run(one.group)) < len(study.to_run())
+
+
 def test_a_study_that_is_not_there_is_one_line(tmp_path) -> None:
     with pytest.raises(ParamsError, match="none.yaml: no such file"):
         Study.load(tmp_path / "none.yaml")
@@ -166,7 +178,7 @@ def test_finished_runs_come_from_the_runs_else_from_the_committed_table_else_fro
 
 def test_the_paper_s_figures_stand_beside_ours(table: pd.DataFrame) -> None:
     frame = beside_paper("3", table, "tiny_sd")
-    assert list(frame.index) == ["static", "manual", "two_stage", "alter"]
+    assert list(frame.index) == ["static", "manual", "two_stage", "alter", "inputs_per_expert"]
     assert frame.loc["static", ("paper", "FID (CC3M)")] == "19.03"
     ours = frame["ours, tiny_sd"]
     assert ours.loc["alter", "FID-AlexNet"].startswith("6 [") and ours.loc["manual", "FID-AlexNet"] == "9"

@@ -14,7 +14,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, load_backbone, load_params
 from alter_lib.ablation_study import Study
-from alter_lib.collect import collect, write_table
+from alter_lib.collect import collect, merged, write_table
 from alter_lib.params import ROOT
 
 
@@ -126,3 +126,14 @@ def test_the_workflow_plans_a_training_and_an_evaluation_a_run_and_a_curve_where
     output = done.stdout + done.stderr
     assert done.returncode == 0 and output.count("-m alter_lib.training ") == 1, output
     assert "slurm_extra=--gres=gpu:1" in output and "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} " in output
+
+
+def test_kept_rows_are_those_of_other_runs(runs: Path, tmp_path: Path) -> None:
+    """A second collection renews its own runs, and leaves what the file has of others."""
+    table, _ = collect(runs)
+    path = tmp_path / "table.csv"
+    assert merged(table, path) is table
+    write_table(pd.concat([table.assign(value=-1.0), table.assign(run="elsewhere")]), path)
+    found = merged(table, path)
+    assert (found.run == "elsewhere").sum() == len(table) and len(found) == 2 * len(table)
+    assert found[found.run != "elsewhere"].value.to_list() == table.value.to_list()

@@ -14,7 +14,7 @@ LABEL = "FID-AlexNet (lower is better)"
 EXPERTS = {"static": 1, "experts_2": 2, "experts_3": 3, "experts_5": 5, "alter": 10, "experts_15": 15, "experts_20": 20}
 RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ratio_70": 0.7, "ratio_80": 0.8}
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
-MAIN = ("static", "manual", "two_stage", "alter")
+MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 
 
 def each_backbone(

@@ -240,6 +240,18 @@ def test_methods_can_be_chosen_by_name(folder: Path, monkeypatch, capsys: pytest
     assert printed == ["unpruned", "all-ones plan"]
 
 
+def test_a_workload_runs_on_another_device_where_that_is_asked_for(folder: Path, monkeypatch) -> None:
+    workload = benchmark.Workload("tiny", str(folder / "pipeline"), (8, 8), (2,), "cuda", "float32", "pretrained",
+                                  steps=(2,), compiled=())  # fmt: skip
+    monkeypatch.setitem(benchmark.WORKLOADS, "sd21_768", workload)
+    out = str(folder / "elsewhere.json")
+    asked = ["--workloads", "sd21_768", "--device", "cpu", "--dtype", "bfloat16", "--methods", "ALTER", "--out", out]
+    fast = ["--plans", "0", "--repeats", "1", "--no-forward", "--no-training"]
+    assert command.main([*asked, *fast, "--set", f"run.out={folder}"]) == 0
+    (case,) = json.loads(Path(out).read_text())["workloads"]
+    assert (case["status"], case["device"], case["dtype"]) == ("measured", "cpu", "bfloat16") and len(case["rows"]) == 2
+
+
 def test_a_missing_plan_is_one_line(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert command.main(["--params", "params/smoke.yaml", "--plan", str(folder / "nowhere")]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
     python -m alter_lib.benchmark --params params/tiny_sd.yaml --out results/benchmark/cpu.json
     python -m alter_lib.benchmark --workloads sd21_768 --batch-sizes 1 --repeats 9 --no-training --out gpu.json
+    python -m alter_lib.benchmark --workloads dit_xl2_256 --device cpu --dtype float32 --batch-sizes 8 --methods ALTER
 
 Methods: calls of one denoiser unpruned, under a plan, under other methods and combinations, eager and compiled, at the
 sizes of `workloads.py`. Forward: a call under the run's own plan and under seeded random ones. Training step: execution

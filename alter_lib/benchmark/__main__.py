@@ -42,7 +42,7 @@ def benchmark(params: Params, plan: ExpertPlan | None, arguments: argparse.Names
     }
     if not arguments.no_forward:
         result["forward"] = forwards(params, plan, plans, repeats)
-    for workload, size in cases(arguments.workloads, arguments.batch_sizes):
+    for workload, size in cases(arguments.workloads, arguments.batch_sizes, arguments.device, arguments.dtype):
         names = arguments.methods and ["unpruned", *arguments.methods]
         result["workloads"].append(run_case(workload, size, plan, plans, repeats, names))
     return result | ({} if arguments.no_training else {"training_step": training_steps(params, plan, repeats)})
@@ -120,6 +120,8 @@ def parsed(command_line: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="timed rounds (default 15)")
     parser.add_argument("--workloads", nargs="*", choices=tuple(WORKLOADS), help="default all; none: no methods")
     parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="default: the workload's own")
+    parser.add_argument("--device", help="cpu or cuda; default: the workload's own")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the workload's own")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="these beside unpruned, as the rows name them")
     parser.add_argument("--no-forward", action="store_true", help="leave the params' own backbone out")
     parser.add_argument("--no-training", action="store_true", help="leave training steps out")

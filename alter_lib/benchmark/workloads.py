@@ -1,7 +1,7 @@
 """The sizes at which methods are timed: the paper's models with random weights on a GPU, the embedded ones on a CPU."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -55,8 +55,11 @@ WORKLOADS = {
 }  # fmt: skip
 
 
-def cases(names: list[str] | None, batch_sizes: list[int] | None) -> Iterator[tuple[Workload, int]]:
-    """(workload, batch size) of everything asked for; None: all."""
+def cases(
+    names: list[str] | None, batch_sizes: list[int] | None, device: str | None = None, dtype: str | None = None
+) -> Iterator[tuple[Workload, int]]:
+    """(workload, batch size) of everything asked for; None: all, and the workload's own."""
     for name in WORKLOADS if names is None else names:
-        for size in batch_sizes or WORKLOADS[name].batch_sizes:
-            yield WORKLOADS[name], size
+        workload = WORKLOADS[name]
+        for size in batch_sizes or workload.batch_sizes:
+            yield replace(workload, device=device or workload.device, dtype=dtype or workload.dtype), size

@@ -70,10 +70,10 @@ def loss_curve() -> Figure:
     with (HERE / "transformer_log.csv").open() as file:
         rows = list(csv.DictReader(file))
     figure = Figure((9, 3.2), layout="constrained")
-    labels = {"epsilon_mse": "epsilon MSE", "variational_bound": "variational term (bits a dimension)"}
+    labels = {"epsilon_mse": "epsilon MSE", "variational_bound": "variational term, bits a dimension"}
     for axis, (column, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         axis.plot([int(row["step"]) for row in rows], [float(row[column]) for row in rows], color="#0072B2")
-        axis.set(xlabel="step (batch 128)", ylabel=f"{label}, mean of 250 steps", yscale="log")
+        axis.set(xlabel="step of 128 pictures; means of 250", ylabel=label, yscale="log")
         axis.grid(alpha=0.3, which="both")
     return figure
 

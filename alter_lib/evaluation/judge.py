@@ -1,7 +1,7 @@
 """Judges sets of images on one protocol: FID-AlexNet, KID-AlexNet, and the proxy text scores (captions) or the
 classifier's figures (class labels), each with its interval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -110,8 +110,8 @@ class Judge:
                 "classifier_score", value=float(class_scores(probabilities)[0]), n=len(images), interval=score, **common
             ),
             self.mean("classifier_precision", precision.astype(float), unit="share", **common),
-            # over the reference pictures, which no prompt draws: the bootstrap over prompts gives it no interval
-            Metric("classifier_recall", value=float(recall.mean()), n=len(images), unit="share", **common),
+            # its interval is over the reference pictures, as at scale
+            replace(self.mean("classifier_recall", recall.astype(float), unit="share", **common), n=len(images)),
             spatial,
         ]
 

@@ -219,7 +219,10 @@ def test_class_labels_of_imagenet(run: dict, tmp_path: Path) -> None:
     assert {m.macs_convention for m in result.metrics if m.name == "macs_per_call"} == {LINEAR_CONV, WITH_ATTENTION}
     (table,) = comparable_tables(result).values()
     cells = table.loc[("ALTER (14 of 28 on average)", 2), "ours (t)"]
-    assert cells["FID"].startswith("needs ") and cells["MACs G/image"] and cells["MACs teacher@3 / this"]
+    assert cells["FID"].startswith("needs ") and cells["MACs G/image"]
+    macs = {(m.method, m.steps): m.value for m in result.metrics if m.name == "total_macs"}
+    times = macs["teacher", 2] / macs["alter", 2]  # Table 4's speedup is at equal steps
+    assert times > 1 and float(cells["MACs teacher, equal steps, / this"]) == pytest.approx(times, rel=1e-3)
     assert set(table.loc[("DyDiT (lambda 0.5)", 250), "ours (t)"]) == {"cited, not run here"}
 
 

@@ -125,12 +125,20 @@ def our_table(number: str, result: EvaluationResult) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=titles)
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "steps"])
     if number in ("2", "4"):  # of MACs and of time: the paper's speedup is the one of time on an A100
-        most = max(m.steps for m in result.metrics if (m.method, m.name) == ("teacher", "total_macs"))
-        teacher = frame.loc[(counterparts(number, result)["teacher"], most)]
-        frame[f"MACs teacher@{most} / this"] = teacher[IMAGE.title] / frame[IMAGE.title]
-        if LATENCY.title in frame:
-            frame[f"time teacher@{most} / this"] = teacher[LATENCY.title] / frame[LATENCY.title]
+        return frame.join(speedups(frame, counterparts(number, result)["teacher"], at_equal_steps=number == "4"))
     return frame
+
+
+def speedups(frame: pd.DataFrame, teacher: str, at_equal_steps: bool) -> pd.DataFrame:
+    """How many times less each row of `our_table` costs than the teacher at as many steps (Table 4) or at the most that
+    it was drawn with (Table 2)."""
+    rows = frame.loc[[teacher]].droplevel("method")
+    steps = frame.index.get_level_values("steps")
+    reference = rows.reindex(steps if at_equal_steps else [max(rows.index)] * len(steps)).set_axis(frame.index)
+    name = "teacher, equal steps," if at_equal_steps else f"teacher@{max(rows.index)}"
+    kinds = {"MACs": IMAGE.title, "time": LATENCY.title}
+    return pd.DataFrame({f"{kind} {name} / this": reference[title] / frame[title]
+                         for kind, title in kinds.items() if title in frame})  # fmt: skip
 
 
 def beside_paper(number: str, result: EvaluationResult) -> pd.DataFrame:

@@ -1,11 +1,14 @@
 """The figures of class-conditional pictures (Table 4's, by the embedded classifier), on real Fashion-MNIST."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from alter_lib import load_params
 from alter_lib.evaluation.features import classify
 from alter_lib.evaluation.judge import Judge, Measured
+from alter_lib.evaluation.kept_features import kept
 from alter_lib.evaluation.protocol import Protocol, load_protocol
 
 N = 60
@@ -19,8 +22,13 @@ def protocol() -> Protocol:
 
 
 @pytest.fixture(scope="module")
-def judge(protocol: Protocol) -> Judge:
-    return Judge(protocol, PARAMS.evaluation, 0)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def judge(protocol: Protocol, folder: Path) -> Judge:
+    return Judge(protocol, PARAMS.evaluation, 0, folder)
 
 
 def figures(measured: Measured) -> dict[str, float]:
@@ -44,7 +52,7 @@ def test_class_accuracy_is_the_share_of_pictures_taken_for_their_class(judge: Ju
     assert figures(judge.measure(protocol.real, "real"))["class_accuracy"] == pytest.approx(share) and share > 0.8
     turned = tuple((label + 1) % 10 for label in protocol.prompts)
     other = Judge(Protocol(turned, protocol.names, protocol.real, protocol.reference, protocol.grid),
-                  PARAMS.evaluation, 0)  # fmt: skip
+                  PARAMS.evaluation, 0, judge.folder)  # fmt: skip
     assert figures(other.measure(protocol.real, "real"))["class_accuracy"] <= 1 - share
 
 
@@ -57,3 +65,18 @@ def test_one_picture_over_and_over_is_precise_and_recalls_nothing(judge: Judge, 
 
 def test_the_prompts_are_labels_with_their_names(protocol: Protocol) -> None:
     assert protocol.has_classes and len(protocol.prompts) == N and set(protocol.prompts) <= set(range(10))
+
+
+def test_reference_features_are_computed_once_and_read_after(tmp_path: Path) -> None:
+    """For other pictures they are computed anew."""
+    calls = []
+
+    def means(images: np.ndarray) -> np.ndarray:
+        calls.append(len(images))
+        return images.mean((1, 2)).astype(np.float64)
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    first, again = kept(means, images, tmp_path), kept(means, images, tmp_path)
+    assert calls == [5] and first.dtype == np.float64 and np.array_equal(first, again)
+    assert np.array_equal(again, means(images)) and np.array_equal(kept(means, images[:3], tmp_path), means(images[:3]))
+    assert calls == [5, 5, 3, 3] and len([*tmp_path.iterdir()]) == 2

@@ -9,6 +9,7 @@ from ..command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
 from .evaluator import evaluate
 from .judge import Judge
+from .kept_features import feature_folder
 from .our_tables import comparable_tables
 from .protocol import load_protocol
 from .result import EvaluationResult
@@ -51,7 +52,7 @@ def show(result: EvaluationResult) -> None:
 
 def measure_teacher(params: Params, out: Path) -> None:
     protocol = load_protocol(params)
-    judge = Judge(protocol, params.evaluation, params.sampling.seed)
+    judge = Judge(protocol, params.evaluation, params.sampling.seed, feature_folder(params))
     teacher = Teacher(params, load_backbone(params.backbone, cost=params.cost), protocol, judge)
     for steps, measured in teacher.write(out, params.evaluation.teacher_steps).items():
         fid, (low, high) = measured.fid, measured.fid.interval

@@ -20,6 +20,7 @@ from .context import with_context
 from .cost import cost_metrics
 from .generation import generate
 from .judge import Judge
+from .kept_features import feature_folder
 from .methods import ALTER, Method, artefact_folder
 from .protocol import load_protocol
 from .result import Metric, metrics_as_dicts
@@ -35,7 +36,7 @@ def evaluate_curve(params: Params) -> list[Metric]:
     if not (options.curve_images and params.training.snapshots):
         raise ParamsError(["evaluation.curve_images: a learning curve needs it and training.snapshots"])
     protocol = load_protocol(load_params(params.dump(), {"evaluation.num_images": options.curve_images}))
-    judge = Judge(protocol, options, params.sampling.seed)
+    judge = Judge(protocol, options, params.sampling.seed, feature_folder(params))
     backbone = load_backbone(params.backbone, cost=params.cost)
     pipeline = load_pipeline(artefact_folder(params, ALTER), dtype=backbone.denoiser.dtype)
     pipeline.to(backbone.denoiser.device).set_progress_bar_config(disable=True)

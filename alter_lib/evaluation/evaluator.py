@@ -15,6 +15,7 @@ from .cost import call_metrics, cost_metrics, visited
 from .features import channels_first
 from .generation import generate
 from .judge import Judge, fid_ratio
+from .kept_features import feature_folder
 from .latency import time_metrics
 from .methods import ALTER, Method, artefact_method, artefacts, teacher_method
 from .metrics import HIGHEST_PSNR, psnr
@@ -50,7 +51,7 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
     """On the embedded pictures, by the extractors that come with the repository."""
     started, names = time.perf_counter(), artefacts(params)
     protocol = load_protocol(params)
-    judge = Judge(protocol, params.evaluation, params.sampling.seed)
+    judge = Judge(protocol, params.evaluation, params.sampling.seed, feature_folder(params))
     backbone = load_backbone(params.backbone, cost=params.cost)
     teacher = Teacher(params, backbone, protocol, judge)
     unpruned = teacher_method(params, backbone)

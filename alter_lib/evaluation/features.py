@@ -96,6 +96,11 @@ def classify(images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.
     return logits.softmax(1).numpy(), features.numpy()
 
 
+def class_features(images: np.ndarray) -> np.ndarray:
+    """The features [N, 96] of `classify`."""
+    return classify(images)[1]
+
+
 @lru_cache(maxsize=1)
 def dual_encoder() -> tuple[CLIPModel, CLIPTokenizer]:
     model = CLIPModel.from_pretrained(verified("assets/dual_encoder"), dtype=torch.float32).eval().requires_grad_(False)

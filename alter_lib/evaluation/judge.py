@@ -2,7 +2,8 @@
 classifier's figures (class labels), each with its interval."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from .features import (
     EXTRACTOR,
     PROXY,
     SPATIAL,
+    class_features,
     classify,
     image_embeddings,
     image_features,
     spatial_features,
     text_embeddings,
 )
+from .kept_features import kept
 from .lpips import NAME as LPIPS
 from .lpips import lpips
 from .metrics import (
@@ -49,20 +52,24 @@ class Measured:
         return next(metric for metric in self.metrics if metric.name == "fid_alexnet")
 
 
-@lru_cache(maxsize=1)
-def reference_features(pixels: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Kept for the process: they are the same in every evaluation."""
-    return image_features(np.frombuffer(pixels, np.uint8).reshape(shape).copy())
-
-
 class Judge:
-    """Holds what all sets are measured against; every set is in the order of the protocol's prompts."""
+    """Holds what all sets are measured against; every set is in the order of the protocol's prompts. folder: where the
+    features of the reference pictures are kept for the next evaluation."""
 
-    def __init__(self, protocol: Protocol, evaluation: Evaluation, sampling_seed: int):
-        self.protocol, self.evaluation, self.sampling_seed = protocol, evaluation, sampling_seed
-        self.reference = reference_features(protocol.reference.tobytes(), protocol.reference.shape)
+    def __init__(self, protocol: Protocol, evaluation: Evaluation, sampling_seed: int, folder: Path):
+        self.protocol, self.evaluation, self.sampling_seed, self.folder = protocol, evaluation, sampling_seed, folder
+        self.reference = kept(image_features, protocol.reference, folder)
         self.moments = Moments.of(self.reference)
         self.texts = None if protocol.has_classes else text_embeddings(list(protocol.prompts))
+
+    @cached_property
+    def spatial_moments(self) -> Moments:
+        return Moments.of(kept(spatial_features, self.protocol.reference, self.folder))
+
+    @cached_property
+    def reference_classes(self) -> np.ndarray:
+        """Features [M, 96] of the reference pictures by the embedded classifier."""
+        return kept(class_features, self.protocol.reference, self.folder)
 
     def draws(self, n: int) -> np.ndarray:
         return bootstrap.resamples(n, self.evaluation.bootstrap, self.evaluation.seed)
@@ -98,7 +105,7 @@ class Judge:
         """What Table 4 reports, by the embedded classifier in place of Inception, and the share of images that it takes
         for the class asked for."""
         probabilities, features = classify(images)
-        _, reference = classify(self.protocol.reference)
+        reference = self.reference_classes
         draws, common = self.draws(len(images)), common | {"extractor": CLASSIFIER}
         hits = (probabilities.argmax(1) == np.asarray(self.protocol.prompts)).astype(float)
         score = bootstrap.interval(class_scores(probabilities, draws))
@@ -117,9 +124,9 @@ class Judge:
 
     def _spatial(self, images: np.ndarray, draws: np.ndarray, common: dict) -> Metric:
         """sFID on AlexNet: the Frechet distance of features that keep their positions (Nash et al. 2021)."""
-        reference, features = Moments.of(spatial_features(self.protocol.reference)), spatial_features(images)
-        value = frechet_distance(reference, Moments.of(features))
-        replicates = np.fromiter(bootstrap.frechet_replicates(reference, features, draws), float)
+        features = spatial_features(images)
+        value = frechet_distance(self.spatial_moments, Moments.of(features))
+        replicates = np.fromiter(bootstrap.frechet_replicates(self.spatial_moments, features, draws), float)
         interval = bootstrap.interval(bootstrap.centred(value, replicates))
         return Metric("sfid_alexnet", value=value, n=len(images), interval=interval, extractor=SPATIAL, **common)
 

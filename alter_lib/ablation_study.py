@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import yaml
 
-from .command_line import Parser, exit_code
+from .common.command_line import Parser, exit_code
 from .params import ROOT, ParamsError, resolve
 
 STUDY = ROOT / "workflow" / "study.yaml"

@@ -15,8 +15,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 
 from .backbones import ADAPTERS, denoiser_of
+from .common.files import whole_files, write_text
 from .compaction import check_layers_are_there, dropped_layers
-from .files import whole_files, write_text
 from .model_card import model_card
 from .patching import patch_of
 from .plan import ExpertPlan

@@ -9,9 +9,9 @@ import hashlib
 import sys
 from pathlib import Path
 
-from .command_line import Parser, exit_code
-from .faults import BadInput
-from .files import write_text
+from .common.command_line import Parser, exit_code
+from .common.faults import BadInput
+from .common.files import write_text
 from .params import ROOT
 
 DATA = {".json", ".npz", ".safetensors", ".txt"}  # what is loaded; scripts, logs, licences and pictures are not

@@ -28,9 +28,9 @@ from .benchmark.forward import random_plan, spread
 from .benchmark.inputs import Inputs
 from .benchmark.narrow import narrowed
 from .benchmark.training import pin
-from .command_line import Parser, exit_code
+from .common.command_line import Parser, exit_code
+from .common.files import write_json
 from .costs import CostTable
-from .files import write_json
 from .params import Params, add_params_arguments, load_params, params_from_arguments
 from .projection import FORMAT, days
 from .provenance import command, git_state, hardware, now, versions

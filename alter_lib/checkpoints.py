@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .assets import sha256
-from .files import remove, to_disk
+from .common.files import remove, to_disk
 from .params import ParamsError
 
 STATE = "state.json"

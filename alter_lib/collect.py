@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from .command_line import Parser, exit_code
-from .files import whole
+from .common.command_line import Parser, exit_code
+from .common.files import whole
 from .history import training_seconds
 from .plan import ExpertPlan, PlanError
 

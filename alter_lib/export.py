@@ -24,9 +24,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import ADAPTERS
-from .command_line import Parser, exit_code
-from .faults import BadInput
-from .files import whole
+from .common.command_line import Parser, exit_code
+from .common.faults import BadInput
+from .common.files import whole
 from .inference import load_pipeline
 from .patching import Patch, patch_of
 from .plan import ExpertPlan

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from .files import whole
+from .common.files import whole
 from .params import Params
 
 HISTORY = (

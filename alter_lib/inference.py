@@ -17,10 +17,10 @@ from torch import nn
 from .artefact import HUB_ARGUMENTS, fitted, load_plan, no_word_of_missing_weights, plan_beside, save_pipeline
 from .backbones import denoiser_of
 from .backbones.loading import WEIGHT_ERRORS, check_weights, one_line
+from .common.faults import BadInput
 from .compaction import check_layers_are_there, drop_layers, dropped_layers
 from .compilation import Compilation
 from .diagnosis import doctor
-from .faults import BadInput
 from .layout import Layout
 from .patching import Patch, patch_of
 from .plan import ExpertPlan

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from .backbones import Backbone
+from .common.files import write_json
 from .costs import CostTable
-from .files import write_json
 from .params import Params, ParamsError
 from .timing import Call, call_at, interleaved, random_inputs
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .faults import Failed
+from .common.faults import Failed
 
 if TYPE_CHECKING:
     from .data.latents import Batches

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from .files import whole
+from .common.files import whole
 from .params import Params
 from .plan import ExpertPlan
 

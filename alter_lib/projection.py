@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .command_line import Parser, exit_code
-from .faults import BadInput
+from .common.command_line import Parser, exit_code
+from .common.faults import BadInput
 
 FORMAT = "alter-training-benchmark/1"
 DEVICES = (1, 2, 8)

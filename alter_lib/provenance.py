@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from .files import write_json, write_text
+from .common.files import write_json, write_text
 from .params import ROOT, Params
 
 PACKAGES = (

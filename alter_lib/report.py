@@ -13,7 +13,7 @@ import nbformat
 import yaml
 
 from . import report_cells
-from .files import write_text
+from .common.files import write_text
 from .params import Params
 from .plan import ExpertPlan
 from .progress import clock

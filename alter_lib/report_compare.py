@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import plots
+from .common.files import write_text
 from .evaluation import EvaluationResult
-from .files import write_text
 from .params import Params, ParamsError, load_params
 from .plan import ExpertPlan
 from .report import facts

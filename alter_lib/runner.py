@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import files, provenance
+from . import provenance
 from .assets import AssetError, verified
 from .changed_params import make_way
-from .command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
-from .faults import Failed
+from .common import files
+from .common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
+from .common.faults import Failed
 from .lock import locked
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .params_training import PLANS
@@ -239,7 +240,7 @@ def _main(options: argparse.Namespace) -> int:
             print(f"{notebook.stem:<18} {notebook.title()}{named}")
         return DONE
     if options.compare:
-        from .quiet import quiet
+        from .common.quiet import quiet
 
         quiet()
         from .report_compare import build_comparison

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from . import checkpoints
 from .backbones import denoiser_of
-from .files import whole
+from .common.files import whole
 from .inference import apply_plan
 from .plan import ExpertPlan
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import checkpoints, memory, provenance, snapshots, trainer_state
 from .changed_params import make_way
-from .command_line import Parser, exit_code
+from .common.command_line import Parser, exit_code
 from .history import HISTORY as HISTORY
 from .history import History, training_seconds
 from .inference import save_pipeline

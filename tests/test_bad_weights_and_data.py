@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import load_backbone, load_pipeline, save_pipeline
-from alter_lib.command_line import BAD_INPUT, DONE, exit_code
+from alter_lib.common.command_line import BAD_INPUT, DONE, exit_code
 from alter_lib.data.cache import build
 from alter_lib.data.sources import open_source
 from alter_lib.data.tars import ALLOW_PIPES

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alter_lib import files
+from alter_lib.common import files
 from alter_lib.params import ROOT
 
 
@@ -49,7 +49,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatc
 WRITER = """
 import sys
 from pathlib import Path
-from alter_lib import files
+from alter_lib.common import files
 path = Path(sys.argv[1])
 for i in range(10**9):
     files.write_text(path, str(i % 10) * 300_000)

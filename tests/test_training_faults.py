@@ -15,9 +15,10 @@ import pytest
 import torch
 from tiny_training import BATCH, RandomBatches, everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, changed_params, checkpoints, files, history, lock, memory, provenance
+from alter_lib import ParamsError, changed_params, checkpoints, history, lock, memory, provenance
 from alter_lib.changed_params import make_way, recorded
-from alter_lib.command_line import BAD_INPUT, exit_code
+from alter_lib.common import files
+from alter_lib.common.command_line import BAD_INPUT, exit_code
 from alter_lib.costs import CostTable
 from alter_lib.data.latents import Batch
 from alter_lib.nonfinite import NonFinite

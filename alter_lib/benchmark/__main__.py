@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..command_line import Parser, exit_code
-from ..files import write_json
+from ..common.command_line import Parser, exit_code
+from ..common.files import write_json
 from ..latency import profile
 from ..params import Params, add_params_arguments, params_from_arguments
 from ..plan import ExpertPlan, PlanError

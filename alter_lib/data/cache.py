@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..accelerator import process_state
 from ..backbones import load_backbone
-from ..command_line import Parser, exit_code
+from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments, resolve
 from ..params_data import EMBEDDED
 from . import cache_files as files

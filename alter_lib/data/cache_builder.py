@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
-from ..files import whole, write_json
+from ..common.files import whole, write_json
 from ..params import Data
 from . import cache_files as files
 from .encode import encode_images, encode_text, resolution_of, vae_factor

@@ -22,7 +22,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 from safetensors import safe_open
 
-from ..files import whole, write_json
+from ..common.files import whole, write_json
 
 FORMAT = "alter-cache/1"
 SUFFIXES = {"index": "arrow", "latents": "safetensors", "text": "safetensors", "shard": "json"}

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..backbones import load_backbone
-from ..command_line import Parser, exit_code
+from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
 from .evaluator import evaluate
 from .judge import Judge

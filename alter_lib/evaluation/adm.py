@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import whole
+from ..common.files import whole
 from .image_store import ImageSet
 
 COMMAND = "python evaluator.py VIRTUAL_imagenet256_labeled.npz {}"

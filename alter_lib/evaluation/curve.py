@@ -11,8 +11,8 @@ import sys
 from dataclasses import replace
 
 from ..backbones import load_backbone
-from ..command_line import Parser, exit_code
-from ..files import write_json
+from ..common.command_line import Parser, exit_code
+from ..common.files import write_json
 from ..inference import load_pipeline
 from ..params import Params, ParamsError, add_params_arguments, load_params, params_from_arguments
 from ..snapshots import load

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from ..accelerator import process_state
 from ..backbones import load_backbone
-from ..command_line import Parser, exit_code
+from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
 from .adm import COMMAND, write_adm
 from .generation import draw_missing

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import to_disk, whole
+from ..common.files import to_disk, whole
 from .resizing import read_files, resized
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from pyarrow.parquet import ParquetFile
 
 from ..assets import sha256
-from ..files import write_json
+from ..common.files import write_json
 from ..params import Evaluation, ParamsError, resolve
 
 FORMAT = "alter-prompts/1"

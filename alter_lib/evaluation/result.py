@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from ..files import whole, write_json
+from ..common.files import whole, write_json
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import Backbone
-from ..files import write_json
+from ..common.files import write_json
 from ..params import Params, ParamsError, resolve
 from ..provenance import command, git_state, hardware, now, versions
 from .generation import Sampler, generate, sampler_scheduler, scheduler_settings, weights_hash

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..assets import sha256
-from ..faults import BadInput
+from ..common.faults import BadInput
 from ..params import Evaluation, resolve
 
 

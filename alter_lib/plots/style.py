@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..files import whole
+from ..common.files import whole
 from ..params import Params
 
 P, R = ParamSpec("P"), TypeVar("R")

@@ -28,7 +28,8 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from alter_lib import files, provenance
+from alter_lib import provenance
+from alter_lib.common import files
 from alter_lib.params import ROOT
 
 KINDS = ("kill -9", "power cut", "SIGTERM", "Ctrl-C")

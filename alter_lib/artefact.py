@@ -20,7 +20,7 @@ from .compaction import check_layers_are_there, dropped_layers
 from .model_card import model_card
 from .patching import patch_of
 from .plan import ExpertPlan
-from .plan_file import FILE_NAME, PlanError
+from .plan.file import FILE_NAME, PlanError
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 

@@ -20,7 +20,7 @@ from .objective import Objective
 from .params import Params, ParamsError, resolve
 from .params_training import PLANS
 from .plan import CostTable, Denominator, ExpertPlan
-from .plan_file import plan_path
+from .plan.file import plan_path
 
 SAMPLES = 256  # behind the sensitivities of layers: with ten intervals some 25 each
 

@@ -30,8 +30,8 @@ from .benchmark.narrow import narrowed
 from .benchmark.training import pin
 from .common.command_line import Parser, exit_code
 from .common.files import write_json
-from .costs import CostTable
 from .params import Params, add_params_arguments, load_params, params_from_arguments
+from .plan.costs import CostTable
 from .projection import FORMAT, days
 from .provenance import command, git_state, hardware, now, versions
 from .timing import timed

@@ -7,7 +7,7 @@ from torch import nn
 
 from .backbones import ADAPTERS, denoiser_of
 from .plan import ExpertPlan
-from .plan_file import PlanError
+from .plan.file import PlanError
 
 ATTRIBUTE = "_alter_dropped_layers"
 

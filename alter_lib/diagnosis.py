@@ -11,7 +11,7 @@ from .backbones import denoiser_of, wrap
 from .compaction import dropped_layers
 from .patching import Patch, patch_of
 from .plan import CostTable, ExpertPlan
-from .schedules import visited_timesteps
+from .plan.schedules import visited_timesteps
 from .timing import Call, call_at, interleaved, random_inputs
 
 

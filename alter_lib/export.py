@@ -30,8 +30,8 @@ from .common.files import whole
 from .inference import load_pipeline
 from .patching import Patch, patch_of
 from .plan import ExpertPlan
-from .plan_file import PlanError
-from .schedules import timestep_index
+from .plan.file import PlanError
+from .plan.schedules import timestep_index
 from .timing import random_inputs
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from .diagnosis import doctor
 from .layout import Layout
 from .patching import Patch, patch_of
 from .plan import ExpertPlan
-from .plan_file import PlanError
+from .plan.file import PlanError
 
 __all__ = ["apply_plan", "doctor", "load_pipeline", "remove_plan", "save_pipeline", "warm_up"]
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from .backbones import Backbone
 from .common.files import write_json
-from .costs import CostTable
 from .params import Params, ParamsError
+from .plan.costs import CostTable
 from .timing import Call, call_at, interleaved, random_inputs
 
 FILE_NAME = "latency.json"

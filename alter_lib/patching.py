@@ -17,7 +17,7 @@ from .backbones import ADAPTERS, denoiser_of
 from .compilation import Compilation, StaticGraphs
 from .layout import Layout
 from .plan import ExpertPlan
-from .schedules import HostTimesteps, timestep_index
+from .plan.schedules import HostTimesteps, timestep_index
 from .skipping import skip_forward, sub_batch_forward
 
 ATTRIBUTE = "_alter_patch"

@@ -7,7 +7,7 @@ from . import checkpoints
 from .backbones import load_backbone
 from .params import load_params
 from .plan import ExpertPlan
-from .plan_file import PlanError
+from .plan.file import PlanError
 from .studies import hypernetwork
 
 

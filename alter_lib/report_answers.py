@@ -9,7 +9,7 @@ import torch
 from . import plots, provenance
 from .params import Params
 from .plan import ExpertPlan
-from .plan_warnings import largest_distinct
+from .plan.warnings import largest_distinct
 from .plots.layers import blocks, letter_of
 from .plots.style import description
 from .report_cells import data_uri

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .params import Params
-from .plan_warnings import BUDGET_TOLERANCE, LEAST_LAYERS, LEAST_SHARE, largest_distinct
+from .plan.warnings import BUDGET_TOLERANCE, LEAST_LAYERS, LEAST_SHARE, largest_distinct
 
 COLUMNS = {
     "fid_alexnet": ("FID-AlexNet", 1),

@@ -21,7 +21,6 @@ from .common.faults import Failed
 from .lock import locked
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .params_training import PLANS
-from .plan_file import plan_path
 from .progress import Progress, about, clock, earlier_seconds
 from .run_state import Notebook, RunState
 
@@ -70,8 +69,11 @@ def check_files(params: Params) -> None:
         faults.append(f"backbone.id: {spec} has no model_index.json: not a diffusers pipeline folder")
     elif (spec.count("/") > 1 or spec.startswith((".", "/"))) and not resolve(spec).is_dir():
         faults.append(f"backbone.id: no folder {spec}")
-    if plan and plan not in PLANS and not plan_path(resolve(plan)).is_file():
-        faults.append(f"training.plan: no file {plan}, nor one of {', '.join(PLANS)}")
+    if plan and plan not in PLANS:
+        from .plan.file import plan_path  # here: the package needs torch, and a rerun with nothing to do must be quick
+
+        if not plan_path(resolve(plan)).is_file():
+            faults.append(f"training.plan: no file {plan}, nor one of {', '.join(PLANS)}")
     if figures and not resolve(figures).is_file():
         faults.append(f"evaluation.teacher_results: no file {figures}")
     if faults:

@@ -12,11 +12,11 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 
 from .backbones import wrap
 from .benchmark import measure
-from .costs import CostTable
 from .evaluation.paper_tables import PAPER
 from .params import ROOT, Params
 from .plan import ExpertPlan
-from .plan_steps import step_costs
+from .plan.costs import CostTable
+from .plan.steps import step_costs
 from .provenance import hardware
 
 FOLDER = ROOT / "results" / "benchmark"

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from . import estimators, losses
 from .backbones import Backbone
-from .costs import CostTable
 from .hypernetwork import Hypernetwork
 from .params import Params
+from .plan.costs import CostTable
 
 
 def keep_probability(logit: np.ndarray, offset: float, noise: str) -> np.ndarray:

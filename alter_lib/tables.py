@@ -15,7 +15,7 @@ from .evaluation import EvaluationResult, comparable_tables
 from .evaluation.generation import make_scheduler
 from .hypernetwork import Hypernetwork
 from .plan import CostTable, ExpertPlan
-from .schedules import visited_timesteps
+from .plan.schedules import visited_timesteps
 
 # MACs of one call of a full-size denoiser in the paper, in G: (convention, latent size) -> value, where it comes from
 PAPER_MACS = {

@@ -13,7 +13,6 @@ from .accelerator import make_accelerator
 from .adapters import add_adapters
 from .backbones import Backbone, load_backbone
 from .baselines import given_plan
-from .costs import CostTable
 from .data.latents import Batch, Batches, generator
 from .history import Clock, gpu_memory
 from .hypernetwork import Decisions, Hypernetwork
@@ -23,7 +22,8 @@ from .objective import Noised, Objective
 from .optimizers import NetworkOptimizer
 from .params import Params
 from .plan import ExpertPlan
-from .plan_routing import snapped
+from .plan.costs import CostTable
+from .plan.routing import snapped
 
 Losses = dict[str, torch.Tensor]
 PHASES = {(True, True): "joint", (True, False): "hypernetwork", (False, True): "backbone"}  # (Phi, theta) is updated

@@ -28,8 +28,8 @@ from .inference import save_pipeline
 from .lock import locked
 from .params import Params, add_params_arguments, params_from_arguments
 from .plan import ExpertPlan
+from .plan.warnings import plan_warnings
 from .plan_history import PlanRecorder
-from .plan_warnings import plan_warnings
 from .trainer import Trainer
 
 Callback = Callable[[Trainer, dict], None]

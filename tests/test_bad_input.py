@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from alter_lib import runner
 from alter_lib.common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
 from alter_lib.common.faults import Failed
-from alter_lib.costs import CostTable
 from alter_lib.params import ROOT, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
-from alter_lib.plan_file import PlanError
+from alter_lib.plan.costs import CostTable
+from alter_lib.plan.file import PlanError
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -11,7 +11,7 @@ from alter_lib import ExpertPlan, PlanError, apply_plan, doctor, remove_plan
 from alter_lib.backbones import wrap
 from alter_lib.patching import patch_of
 from alter_lib.plan import CostTable
-from alter_lib.schedules import visited_timesteps
+from alter_lib.plan.schedules import visited_timesteps
 
 BACKBONE = wrap(tiny_pipeline())
 PIPE, UNET = BACKBONE.pipeline, BACKBONE.denoiser

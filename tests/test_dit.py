@@ -21,8 +21,8 @@ from alter_lib import (
 )
 from alter_lib.backbones import dit as adapter
 from alter_lib.backbones import feature_points, wrap
+from alter_lib.plan.schedules import visited_timesteps
 from alter_lib.sampling import LearnedVarianceDiTPipeline, guide, learned_variance_scheduler
-from alter_lib.schedules import visited_timesteps
 
 DIT = tiny_transformer().double()
 CASES = st.tuples(st.integers(0, 2**31), st.integers(1, 4))

@@ -13,7 +13,7 @@ from tiny_sd_pipeline import tiny_pipeline
 from alter_lib import ExpertPlan, PlanError
 from alter_lib.backbones import wrap
 from alter_lib.plan import CostTable
-from alter_lib.plan_correction import smallest_subset
+from alter_lib.plan.correction import smallest_subset
 
 PIPELINE = tiny_pipeline()
 BACKBONE = wrap(PIPELINE)

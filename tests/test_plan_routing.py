@@ -11,7 +11,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan
 from alter_lib.backbones import wrap
-from alter_lib.plan_routing import nearest_intervals, snapped
+from alter_lib.plan.routing import nearest_intervals, snapped
 
 routings = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(np.array)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_plan import small_plan
 
 from alter_lib import ExpertPlan, PlanError
-from alter_lib.costs import CostTable
-from alter_lib.plan_steps import distances, step_costs
+from alter_lib.plan.costs import CostTable
+from alter_lib.plan.steps import distances, step_costs
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PNDM = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)

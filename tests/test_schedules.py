@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alter_lib import PlanError
-from alter_lib.schedules import HostTimesteps, timestep_index, visited_timesteps
+from alter_lib.plan.schedules import HostTimesteps, timestep_index, visited_timesteps
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 CONTINUOUS = {"timestep_type": "continuous", "prediction_type": "v_prediction"}

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from alter_lib import plots, report, report_cells
-from alter_lib.costs import CostTable
 from alter_lib.data.sources import open_source
 from alter_lib.data.transforms import Selection, decode
 from alter_lib.params import ROOT, Data, load_params
 from alter_lib.plan import ExpertPlan
+from alter_lib.plan.costs import CostTable
 from alter_lib.widgets.html import drawing
 from alter_lib.widgets.words import description
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from alter_lib.params import Sampling
 from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.plan_file import PlanError
+from alter_lib.plan.file import PlanError
 from alter_lib.widgets import MaskInspector, PlanComparison, edits, html, words
 
 NAMES = [f"down_blocks.{i // 2}.resnets.{i % 2}" for i in range(17)]

@@ -13,7 +13,7 @@ from tiny_training import RandomBatches, tiny_params
 from alter_lib import trainer_state
 from alter_lib.params import Params, load_params
 from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.plan_file import PlanError
+from alter_lib.plan.file import PlanError
 from alter_lib.plan_history import PlanHistory, PlanRecorder
 from alter_lib.plan_source import plan_at
 from alter_lib.trainer import Trainer

@@ -8,8 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..costs import CostTable
 from ..params import ParamsError
+from ..plan.costs import CostTable
 from . import dit, unet
 from .architecture import architecture_hash
 from .macs import CONVENTIONS, WITH_ATTENTION, count_macs

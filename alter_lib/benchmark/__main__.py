@@ -14,8 +14,8 @@ from ..common.files import write_json
 from ..latency import profile
 from ..params import Params, add_params_arguments, params_from_arguments
 from ..plan import ExpertPlan, PlanError
+from ..plan.schedules import visited_timesteps
 from ..provenance import command, git_state, hardware, now, versions
-from ..schedules import visited_timesteps
 from . import __doc__ as text
 from .forward import forwards, random_plan, random_plans, time_forward
 from .methods import measure

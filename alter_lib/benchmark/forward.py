@@ -8,13 +8,13 @@ import torch
 from tqdm.auto import tqdm
 
 from ..backbones import Backbone, load_backbone
-from ..costs import CostTable
 from ..diagnosis import expert_calls
 from ..inference import apply_plan, remove_plan
 from ..params import Params
 from ..patching import patch_of
 from ..plan import ExpertPlan
-from ..schedules import visited_timesteps
+from ..plan.costs import CostTable
+from ..plan.schedules import visited_timesteps
 from ..timing import Call, call_at, interleaved, random_inputs
 
 

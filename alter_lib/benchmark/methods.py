@@ -22,7 +22,7 @@ from ..backbones.macs import count_macs
 from ..compilation import Compilation
 from ..inference import apply_plan, remove_plan
 from ..plan import ExpertPlan
-from ..schedules import visited_timesteps
+from ..plan.schedules import visited_timesteps
 from ..timing import Call, call_at, interleaved, random_inputs
 from .forward import spread
 

@@ -21,7 +21,7 @@ from ..backbones.loading import CONFIGS
 from ..backbones.macs import CONVENTIONS, LINEAR_CONV, WITH_ATTENTION, count_macs
 from ..params import Params
 from ..plan import CostTable, ExpertPlan
-from ..schedules import visited_timesteps
+from ..plan.schedules import visited_timesteps
 from .generation import sampler_scheduler
 from .methods import BASELINE_CONFIGS
 from .result import Metric

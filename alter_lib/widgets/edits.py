@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..plan import ExpertPlan
-from ..plan_file import PlanError, encode_routing, plan_path
+from ..plan.file import PlanError, encode_routing, plan_path
 
 EDITED = "edited_by_hand"  # key of a saved plan's provenance: the list of what was changed
 

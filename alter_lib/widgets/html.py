@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 
 from ..plan import ExpertPlan
-from ..plan_file import encode_routing
+from ..plan.file import encode_routing
 from ..plots.layers import blocks, letter_of
 from ..plots.style import RED
 from .css import STYLE

@@ -8,8 +8,8 @@ from diffusers import DiffusionPipeline
 from ..evaluation.generation import sampler_scheduler
 from ..params import Sampling
 from ..plan import ExpertPlan
+from ..plan.schedules import visited_timesteps
 from ..sampling import learned_variance_scheduler
-from ..schedules import visited_timesteps
 from ..tables import SCHEDULERS
 from . import words
 from .view import row

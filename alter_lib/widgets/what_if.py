@@ -17,7 +17,7 @@ from ..inference import apply_plan, remove_plan
 from ..params import ROOT, resolve
 from ..patching import patch_of
 from ..plan import ExpertPlan
-from ..plan_file import PlanError
+from ..plan.file import PlanError
 from ..plots.layers import blocks, letter_of
 from .edits import differences, rerouted, save_edited, toggled
 from .sampler_panel import SamplerPanel

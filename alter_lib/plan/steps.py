@@ -9,8 +9,8 @@ import torch
 from diffusers import SchedulerMixin
 
 from .costs import CostTable
-from .plan import ExpertPlan
-from .plan_file import PlanError
+from .expert_plan import ExpertPlan
+from .file import PlanError
 from .schedules import visited_timesteps
 
 GRID = 1 << 16  # units that a budget is divided into by the search

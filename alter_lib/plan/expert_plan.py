@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from .costs import CostTable, Denominator
-from .plan_file import PlanError, plan_path, read_plan_file, write_plan_file
+from .file import PlanError, plan_path, read_plan_file, write_plan_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from .backbones import Backbone
-
-__all__ = ["CostTable", "ExpertPlan", "PlanError"]
+    from ..backbones import Backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +146,7 @@ class ExpertPlan:
 
     def validate(self, backbone: "Backbone | nn.Module") -> None:
         """Raises PlanError unless the plan was made for `backbone` (a Backbone or a bare denoiser)."""
-        from .backbones import ADAPTERS, architecture_hash  # a plan is read, saved and counted without any backbone
+        from ..backbones import ADAPTERS, architecture_hash  # a plan is read, saved and counted without any backbone
 
         denoiser = getattr(backbone, "denoiser", backbone)
         class_name = type(denoiser).__name__
@@ -177,7 +175,7 @@ class ExpertPlan:
         Returns the plan itself where nothing needs to change. target None: the plan's own target_ratio.
         Raises PlanError where no mask of these experts and this routing reaches the target.
         """
-        from .plan_correction import corrected_masks
+        from .correction import corrected_masks
 
         target = self.target_ratio if target is None else target
         if target is None:
@@ -193,7 +191,7 @@ class ExpertPlan:
         Of all routings within the budget the one that takes experts from the nearest timesteps that they were trained
         at; timesteps that are not visited keep theirs. Raises PlanError where even the cheapest expert is above it.
         """
-        from .plan_steps import rerouted
+        from .steps import rerouted
 
         return replace(self, routing=rerouted(self, list(timesteps), ratio))
 
@@ -202,9 +200,9 @@ class ExpertPlan:
 
         Returns their names. `save_pipeline` leaves them out too, and says so in plan.json and the model card.
         """
-        from .compaction import drop_layers, unused_layers
-        from .inference import apply_plan
-        from .patching import patch_of
+        from ..compaction import drop_layers, unused_layers
+        from ..inference import apply_plan
+        from ..patching import patch_of
 
         if (patch := patch_of(target)) is None or patch.plan != self:
             apply_plan(target, self)
@@ -213,7 +211,7 @@ class ExpertPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of plan.json."""
-        from .plan_content import content_of
+        from .content import content_of
 
         return content_of(self)
 
@@ -229,7 +227,7 @@ class ExpertPlan:
     @classmethod
     def load(cls, path: str | PathLike) -> Self:
         """Read a plan.json, or the one in a folder. Raises PlanError naming file and key."""
-        from .plan_content import checked
+        from .content import checked
 
         path = plan_path(path)
         content = read_plan_file(path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .plan import ExpertPlan
+from .expert_plan import ExpertPlan
 
 BUDGET_TOLERANCE = 0.01  # of the target ratio
 LEAST_SHARE = 0.05  # of the timesteps, for an expert to count as used

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
 
-from .common.faults import BadInput
-from .common.files import write_text
+from ..common.faults import BadInput
+from ..common.files import write_text
 
 FORMAT = "alter-plan/1"
 FILE_NAME = "plan.json"

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from .costs import CostTable
-from .plan import ExpertPlan
-from .plan_file import FORMAT, PlanError, PlanFile, decode_routing, encode_routing, shown
+from .expert_plan import ExpertPlan
+from .file import FORMAT, PlanError, PlanFile, decode_routing, encode_routing, shown
 
 
 def content_of(plan: ExpertPlan) -> dict[str, Any]:

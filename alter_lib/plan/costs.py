@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
-    from .backbones import Backbone
+    from ..backbones import Backbone
 
 Denominator = Literal["total", "prunable"]
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .plan_file import PlanError
+from .file import PlanError
 
 if TYPE_CHECKING:
-    from .plan import ExpertPlan
+    from .expert_plan import ExpertPlan
 
 SEARCH_LIMIT = 200_000  # steps of the search before it gives up; a plan of 10 experts and 34 layers takes about 100
 

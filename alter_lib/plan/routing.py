@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .plan import ExpertPlan
+from .expert_plan import ExpertPlan
 
 
 def snapped(plan: ExpertPlan, num_intervals: int) -> ExpertPlan:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
-from .plan_file import PlanError
+from .file import PlanError
 
 
 def timestep_index(t: float, num_train_timesteps: int, scheduler: SchedulerMixin | None = None) -> int:

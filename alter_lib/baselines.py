@@ -19,7 +19,8 @@ from .hypernetwork import equal_intervals
 from .objective import Objective
 from .params import Params, ParamsError, resolve
 from .params_training import PLANS
-from .plan import CostTable, Denominator, ExpertPlan
+from .plan import CostTable, ExpertPlan
+from .plan.costs import Denominator
 from .plan.file import plan_path
 
 SAMPLES = 256  # behind the sensitivities of layers: with ten intervals some 25 each

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from .backbones.timing import timed
 from .benchmark.forward import random_plan, spread
 from .benchmark.inputs import Inputs
 from .benchmark.narrow import narrowed
@@ -34,7 +35,6 @@ from .params import Params, add_params_arguments, load_params, params_from_argum
 from .plan.costs import CostTable
 from .projection import FORMAT, days
 from .provenance import command, git_state, hardware, now, versions
-from .timing import timed
 from .trainer import Trainer
 
 PHASES = {"joint": 0, "backbone": 2}  # name: the step that is repeated, with T_end = 2

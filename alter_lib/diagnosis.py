@@ -8,11 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from .backbones import denoiser_of, wrap
+from .backbones.timing import Call, call_at, interleaved, random_inputs
 from .compaction import dropped_layers
 from .patching import Patch, patch_of
 from .plan import CostTable, ExpertPlan
 from .plan.schedules import visited_timesteps
-from .timing import Call, call_at, interleaved, random_inputs
 
 
 @dataclass(frozen=True)

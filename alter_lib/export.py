@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import ADAPTERS
+from .backbones.timing import random_inputs
 from .common.command_line import Parser, exit_code
 from .common.faults import BadInput
 from .common.files import whole
@@ -32,7 +33,6 @@ from .patching import Patch, patch_of
 from .plan import ExpertPlan
 from .plan.file import PlanError
 from .plan.schedules import timestep_index
-from .timing import random_inputs
 
 if TYPE_CHECKING:
     import onnx_ir

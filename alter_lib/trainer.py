@@ -12,11 +12,11 @@ from . import losses, skipping
 from .accelerator import make_accelerator
 from .adapters import add_adapters
 from .backbones import Backbone, load_backbone
+from .backbones.latency import with_latency
 from .baselines import given_plan
 from .data.latents import Batch, Batches, generator
 from .history import Clock, gpu_memory
 from .hypernetwork import Decisions, Hypernetwork
-from .latency import with_latency
 from .nonfinite import StepGuard
 from .objective import Noised, Objective
 from .optimizers import NetworkOptimizer

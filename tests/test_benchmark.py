@@ -12,6 +12,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import apply_plan, benchmark, load_backbone, remove_plan, speed
 from alter_lib.backbones import wrap
+from alter_lib.backbones.timing import random_inputs
 from alter_lib.benchmark import __main__ as command
 from alter_lib.benchmark.methods import (
     Bench,
@@ -28,7 +29,6 @@ from alter_lib.params import load_params
 from alter_lib.patching import patch_of
 from alter_lib.plan.costs import CostTable
 from alter_lib.plan.schedules import visited_timesteps
-from alter_lib.timing import random_inputs
 
 
 @pytest.fixture(scope="module")

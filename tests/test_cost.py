@@ -37,7 +37,7 @@ def params(**evaluation) -> Params:
 
 
 def test_sd21_counts_what_the_paper_prints_in_both_of_its_conventions() -> None:
-    config = (ROOT / "alter_lib" / "configs" / "sd21" / "unet.json").read_text()
+    config = (ROOT / "alter_lib" / "backbones" / "configs" / "sd21" / "unet.json").read_text()
     macs = {name: count[""] / 1e9 for name, count in counted("UNet2DConditionModel", config, (96, 96), 77).items()}
     table_2 = paper_table("2").loc[("SDv2.1", 50), "MACs T/image"] * 1000 / 50
     assert macs[LINEAR_CONV] == pytest.approx(table_2, rel=1e-3)

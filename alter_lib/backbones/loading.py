@@ -14,7 +14,7 @@ from ..params import ROOT, BackboneParams, Cost, ParamsError
 from .base import Backbone, adapter_of, denoiser_of, wrap
 from .macs import WITH_ATTENTION
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).with_name("configs")
 # what from_pretrained raises for weights that are missing, damaged or of another shape
 WEIGHT_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 # stabilityai removed SD2.x from the Hub in November 2025; these mirrors hold the same files

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from ..backbones.latency import profile
 from ..common.command_line import Parser, exit_code
 from ..common.files import write_json
-from ..latency import profile
 from ..params import Params, add_params_arguments, params_from_arguments
 from ..plan import ExpertPlan, PlanError
 from ..plan.schedules import visited_timesteps

@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..backbones import Backbone, load_backbone
+from ..backbones.timing import Call, call_at, interleaved, random_inputs
 from ..diagnosis import expert_calls
 from ..inference import apply_plan, remove_plan
 from ..params import Params
@@ -15,7 +16,6 @@ from ..patching import patch_of
 from ..plan import ExpertPlan
 from ..plan.costs import CostTable
 from ..plan.schedules import visited_timesteps
-from ..timing import Call, call_at, interleaved, random_inputs
 
 
 def spread(values: list[float] | np.ndarray) -> dict[str, float]:

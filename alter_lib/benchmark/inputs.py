@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..backbones.timing import random_inputs
 from ..data.encode import vae_factor
 from ..data.latents import Batch
-from ..timing import random_inputs
 from ..trainer import Trainer
 
 

@@ -19,11 +19,11 @@ from torch import nn
 
 from ..backbones import Backbone
 from ..backbones.macs import count_macs
+from ..backbones.timing import Call, call_at, interleaved, random_inputs
 from ..compilation import Compilation
 from ..inference import apply_plan, remove_plan
 from ..plan import ExpertPlan
 from ..plan.schedules import visited_timesteps
-from ..timing import Call, call_at, interleaved, random_inputs
 from .forward import spread
 
 DEEPCACHE_INTERVAL = 3  # a full call, then two that run the outermost layers alone

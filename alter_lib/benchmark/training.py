@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..backbones.timing import timed
 from ..params import Params, load_params
 from ..plan import ExpertPlan
-from ..timing import timed
 from ..trainer import Trainer
 from .forward import random_plan, spread
 

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import torch
 
+from ..backbones.timing import timed
 from ..params import Params
 from ..provenance import hardware
-from ..timing import timed
 from .bootstrap import interval
 from .methods import Method
 from .result import Metric

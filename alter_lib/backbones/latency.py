@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backbones import Backbone
-from .common.files import write_json
-from .params import Params, ParamsError
-from .plan.costs import CostTable
+from ..common.files import write_json
+from ..params import Params, ParamsError
+from ..plan.costs import CostTable
+from .base import Backbone
 from .timing import Call, call_at, interleaved, random_inputs
 
 FILE_NAME = "latency.json"

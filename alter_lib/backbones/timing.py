@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm.auto import tqdm
 
-from .backbones import ADAPTERS, denoiser_of
+from .base import ADAPTERS, denoiser_of
 
 Call = Callable[[], object]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from . import skipping
-from .artefact import fitted
 from .backbones import Backbone
 from .data.latents import Batch, Batches
 from .hypernetwork import equal_intervals
+from .inference.artefact import fitted
 from .objective import Objective
 from .params import Params, ParamsError, resolve
 from .params_training import PLANS

@@ -29,7 +29,7 @@ from .common.command_line import Parser, exit_code
 from .common.faults import BadInput
 from .common.files import whole
 from .inference import load_pipeline
-from .patching import Patch, patch_of
+from .inference.patching import Patch, patch_of
 from .plan import ExpertPlan
 from .plan.file import PlanError
 from .plan.schedules import timestep_index

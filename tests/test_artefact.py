@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from planned_pipeline import PIPE, PLAN, UNET, sample
 
 from alter_lib import ExpertPlan, PlanError, apply_plan, load_pipeline, remove_plan, save_pipeline
-from alter_lib.patching import patch_of
+from alter_lib.inference.patching import patch_of
 
 
 @pytest.fixture(autouse=True)

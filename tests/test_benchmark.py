@@ -25,8 +25,8 @@ from alter_lib.benchmark.methods import (
     pruned,
     unpruned,
 )
+from alter_lib.inference.patching import patch_of
 from alter_lib.params import load_params
-from alter_lib.patching import patch_of
 from alter_lib.plan.costs import CostTable
 from alter_lib.plan.schedules import visited_timesteps
 

@@ -22,7 +22,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, apply_plan, doctor, remove_plan
 from alter_lib.backbones import wrap
-from alter_lib.patching import patch_of
+from alter_lib.inference.patching import patch_of
 from alter_lib.plan.schedules import visited_timesteps
 
 

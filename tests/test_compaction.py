@@ -13,7 +13,7 @@ from tiny_sd_pipeline import tiny_pipeline
 from alter_lib import ExpertPlan, PlanError, apply_plan, doctor, load_pipeline, remove_plan, save_pipeline
 from alter_lib.backbones import dit as dit_adapter
 from alter_lib.backbones import wrap
-from alter_lib.compaction import dropped_layers, unused_layers
+from alter_lib.inference.compaction import dropped_layers, unused_layers
 
 UNUSED = ("down_blocks.0.resnets.1", "mid_block.attentions.0", "up_blocks.3.attentions.2")
 

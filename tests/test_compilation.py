@@ -15,8 +15,8 @@ from planned_pipeline import LATENTS, TEXT, own_attributes, random_plan, sample,
 
 from alter_lib import ExpertPlan, PlanError, apply_plan, remove_plan, warm_up
 from alter_lib.backbones import wrap
-from alter_lib.compilation import Compilation, StaticGraphs, form
-from alter_lib.patching import LayerForward, Patch, patch_of
+from alter_lib.inference.compilation import Compilation, StaticGraphs, form
+from alter_lib.inference.patching import LayerForward, Patch, patch_of
 
 
 class Counting:

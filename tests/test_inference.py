@@ -25,7 +25,7 @@ from planned_pipeline import (
 )  # fmt: skip
 
 from alter_lib import ExpertPlan, PlanError, apply_plan, remove_plan, save_pipeline
-from alter_lib.patching import patch_of
+from alter_lib.inference.patching import patch_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from alter_lib import ExpertPlan, PlanError, apply_plan, doctor, load_params
 from alter_lib.backbones import load_backbone, wrap
 from alter_lib.backbones.latency import device_name, profile, read_table, with_latency
 from alter_lib.hypernetwork import Decisions
-from alter_lib.model_card import model_card
+from alter_lib.inference.model_card import model_card
 from alter_lib.params import ParamsError
 from alter_lib.plan.costs import CostTable
 from alter_lib.trainer import Trainer

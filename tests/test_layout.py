@@ -11,7 +11,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import PlanError, apply_plan, load_pipeline, remove_plan, save_pipeline
 from alter_lib.backbones import wrap
-from alter_lib.patching import patch_of
+from alter_lib.inference.patching import patch_of
 
 
 @pytest.mark.parametrize("options", [{"channels_last": True}, {"fuse_projections": True}])

@@ -10,8 +10,8 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, apply_plan
 from alter_lib.backbones import wrap
+from alter_lib.inference.patching import patch_of
 from alter_lib.params import Sampling
-from alter_lib.patching import patch_of
 from alter_lib.widgets import MaskInspector
 
 SAMPLING = Sampling(steps=2, guidance_scale=1.0, seed=7)

@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 
 from ..backbones import Backbone, load_backbone
 from ..backbones.timing import Call, call_at, interleaved, random_inputs
-from ..diagnosis import expert_calls
 from ..inference import apply_plan, remove_plan
+from ..inference.diagnosis import expert_calls
+from ..inference.patching import patch_of
 from ..params import Params
-from ..patching import patch_of
 from ..plan import ExpertPlan
 from ..plan.costs import CostTable
 from ..plan.schedules import visited_timesteps

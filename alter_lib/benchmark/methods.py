@@ -20,8 +20,8 @@ from torch import nn
 from ..backbones import Backbone
 from ..backbones.macs import count_macs
 from ..backbones.timing import Call, call_at, interleaved, random_inputs
-from ..compilation import Compilation
 from ..inference import apply_plan, remove_plan
+from ..inference.compilation import Compilation
 from ..plan import ExpertPlan
 from ..plan.schedules import visited_timesteps
 from .forward import spread

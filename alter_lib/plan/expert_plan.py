@@ -200,9 +200,9 @@ class ExpertPlan:
 
         Returns their names. `save_pipeline` leaves them out too, and says so in plan.json and the model card.
         """
-        from ..compaction import drop_layers, unused_layers
         from ..inference import apply_plan
-        from ..patching import patch_of
+        from ..inference.compaction import drop_layers, unused_layers
+        from ..inference.patching import patch_of
 
         if (patch := patch_of(target)) is None or patch.plan != self:
             apply_plan(target, self)

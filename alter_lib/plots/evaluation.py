@@ -13,8 +13,8 @@ from ..plan import ExpertPlan
 from .style import BLUE, GREEN, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
 
 if TYPE_CHECKING:  # drawing needs neither metrics nor a denoiser
-    from ..diagnosis import Diagnosis
     from ..evaluation import EvaluationResult
+    from ..inference.diagnosis import Diagnosis
 
 QUALITY = {
     "fid_alexnet": "FID-AlexNet (lower is better)",

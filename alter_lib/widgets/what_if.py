@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline, DiTPipeline
 from .. import plots
 from ..evaluation.generation import Sampler
 from ..inference import apply_plan, remove_plan
+from ..inference.patching import patch_of
 from ..params import ROOT, resolve
-from ..patching import patch_of
 from ..plan import ExpertPlan
 from ..plan.file import PlanError
 from ..plots.layers import blocks, letter_of

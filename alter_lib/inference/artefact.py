@@ -14,13 +14,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 
-from .backbones import ADAPTERS, denoiser_of
-from .common.files import whole_files, write_text
+from ..backbones import ADAPTERS, denoiser_of
+from ..common.files import whole_files, write_text
+from ..plan import ExpertPlan
+from ..plan.file import FILE_NAME, PlanError
 from .compaction import check_layers_are_there, dropped_layers
 from .model_card import model_card
 from .patching import patch_of
-from .plan import ExpertPlan
-from .plan.file import FILE_NAME, PlanError
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 

@@ -14,19 +14,16 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from .artefact import HUB_ARGUMENTS, fitted, load_plan, no_word_of_missing_weights, plan_beside, save_pipeline
-from .backbones import denoiser_of
-from .backbones.loading import WEIGHT_ERRORS, check_weights, one_line
-from .common.faults import BadInput
+from ..backbones import denoiser_of
+from ..backbones.loading import WEIGHT_ERRORS, check_weights, one_line
+from ..common.faults import BadInput
+from ..plan import ExpertPlan
+from ..plan.file import PlanError
+from .artefact import HUB_ARGUMENTS, fitted, load_plan, no_word_of_missing_weights, plan_beside
 from .compaction import check_layers_are_there, drop_layers, dropped_layers
 from .compilation import Compilation
-from .diagnosis import doctor
 from .layout import Layout
 from .patching import Patch, patch_of
-from .plan import ExpertPlan
-from .plan.file import PlanError
-
-__all__ = ["apply_plan", "doctor", "load_pipeline", "remove_plan", "save_pipeline", "warm_up"]
 
 
 def apply_plan(

@@ -13,12 +13,12 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .backbones import ADAPTERS, denoiser_of
+from ..backbones import ADAPTERS, denoiser_of
+from ..plan import ExpertPlan
+from ..plan.schedules import HostTimesteps, timestep_index
+from ..skipping import skip_forward, sub_batch_forward
 from .compilation import Compilation, StaticGraphs
 from .layout import Layout
-from .plan import ExpertPlan
-from .plan.schedules import HostTimesteps, timestep_index
-from .skipping import skip_forward, sub_batch_forward
 
 ATTRIBUTE = "_alter_patch"
 HOOKED = "_old_forward"  # where an accelerate hook (offloading) keeps the forward that it wraps

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttentionProcessor, AttnProcessor2_0, FusedAttnProcessor2_0
 from torch import nn
 
-from .plan.file import PlanError
+from ..plan.file import PlanError
 
 FUSED = ("to_qkv", "to_kv")  # what Attention.fuse_projections adds: one product in place of three, or of two
 

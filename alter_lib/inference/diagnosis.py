@@ -7,12 +7,12 @@ from statistics import median
 import torch
 from diffusers import DiffusionPipeline
 
-from .backbones import denoiser_of, wrap
-from .backbones.timing import Call, call_at, interleaved, random_inputs
+from ..backbones import denoiser_of, wrap
+from ..backbones.timing import Call, call_at, interleaved, random_inputs
+from ..plan import CostTable, ExpertPlan
+from ..plan.schedules import visited_timesteps
 from .compaction import dropped_layers
 from .patching import Patch, patch_of
-from .plan import CostTable, ExpertPlan
-from .plan.schedules import visited_timesteps
 
 
 @dataclass(frozen=True)

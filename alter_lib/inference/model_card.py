@@ -2,7 +2,7 @@
 
 from diffusers import DiffusionPipeline
 
-from .plan import ExpertPlan
+from ..plan import ExpertPlan
 
 TEMPLATE = """\
 ---

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from .backbones import ADAPTERS, denoiser_of
-from .plan import ExpertPlan
-from .plan.file import PlanError
+from ..backbones import ADAPTERS, denoiser_of
+from ..plan import ExpertPlan
+from ..plan.file import PlanError
 
 ATTRIBUTE = "_alter_dropped_layers"
 

@@ -21,7 +21,7 @@ _HOME = {
     "save_pipeline": "inference",
     "load_pipeline": "inference",
     "doctor": "inference",
-    "train": "training",
+    "train": "training.loop",
     "evaluate": "evaluation",
 }
 

@@ -16,12 +16,12 @@ from .backbones import Backbone
 from .data.latents import Batch, Batches
 from .hypernetwork import equal_intervals
 from .inference.artefact import fitted
-from .objective import Objective
 from .params import Params, ParamsError, resolve
 from .params_training import PLANS
 from .plan import CostTable, ExpertPlan
 from .plan.costs import Denominator
 from .plan.file import plan_path
+from .training.objective import Objective
 
 SAMPLES = 256  # behind the sensitivities of layers: with ten intervals some 25 each
 

@@ -35,7 +35,7 @@ from .params import Params, add_params_arguments, load_params, params_from_argum
 from .plan.costs import CostTable
 from .projection import FORMAT, days
 from .provenance import command, git_state, hardware, now, versions
-from .trainer import Trainer
+from .training.trainer import Trainer
 
 PHASES = {"joint": 0, "backbone": 2}  # name: the step that is repeated, with T_end = 2
 # Forwards of the denoiser in one step, with r the active share of the MACs: a backward pass is one forward for the

@@ -17,8 +17,8 @@ import yaml
 
 from .common.command_line import Parser, exit_code
 from .common.files import whole
-from .history import training_seconds
 from .plan import ExpertPlan, PlanError
+from .training.history import training_seconds
 
 NAME = re.compile(r"(?P<backbone>.+?)-(?P<variant>.+)-s(?P<seed>\d+)")  # as workflow/Snakefile names its runs
 

@@ -11,10 +11,10 @@ from tiny_training import RandomBatches, tiny_params
 from alter_lib import ExpertPlan, ParamsError, PlanError, baselines, load_backbone
 from alter_lib.backbones import wrap
 from alter_lib.data.latents import Batch
-from alter_lib.objective import Objective
 from alter_lib.params import Loss
 from alter_lib.plan import CostTable
-from alter_lib.trainer import Trainer
+from alter_lib.training.objective import Objective
+from alter_lib.training.trainer import Trainer
 
 COSTS = CostTable(layers=(30, 10, 20, 40), fixed=100, convention="linear+conv", resolution=(8, 8))
 

@@ -27,8 +27,8 @@ from alter_lib.evaluation.protocol import load_protocol
 from alter_lib.inference import save_pipeline
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
-from alter_lib.snapshots import WEIGHTS, snapshot_folder
 from alter_lib.tables import paper_comparison
+from alter_lib.training.snapshots import WEIGHTS, snapshot_folder
 
 N = 12
 

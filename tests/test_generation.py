@@ -9,7 +9,6 @@ import torch
 from accelerate import PartialState, debug_launcher
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib.accelerator import process_state
 from alter_lib.evaluation.generation import (
     Sampler,
     draw_missing,
@@ -20,6 +19,7 @@ from alter_lib.evaluation.generation import (
 )
 from alter_lib.evaluation.image_store import ImageStore
 from alter_lib.params import ParamsError, Sampling, load_params
+from alter_lib.training.accelerator import process_state
 
 PROMPTS = ["red apple", "ghost", "pizza", "house", "snail"]
 

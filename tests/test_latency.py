@@ -16,7 +16,7 @@ from alter_lib.hypernetwork import Decisions
 from alter_lib.inference.model_card import model_card
 from alter_lib.params import ParamsError
 from alter_lib.plan.costs import CostTable
-from alter_lib.trainer import Trainer
+from alter_lib.training.trainer import Trainer
 
 BACKBONE = wrap(tiny_pipeline())
 N_L = len(BACKBONE.layers)

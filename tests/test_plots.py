@@ -19,11 +19,11 @@ from alter_lib import plots
 from alter_lib.evaluation.result import EvaluationResult, Grid, Metric
 from alter_lib.params import ROOT, load_params
 from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.plan_history import PlanHistory
 from alter_lib.plots import style
 from alter_lib.plots.evaluation import expert_strip, tiled, wrapped
 from alter_lib.plots.layers import block_of, blocks
-from alter_lib.training import HISTORY
+from alter_lib.training.history import HISTORY
+from alter_lib.training.plan_history import PlanHistory
 
 LAYERS = ("down_blocks.0.resnets.0", "down_blocks.0.attentions.0", "mid_block.resnets.0", "up_blocks.1.attentions.2")
 COSTS = CostTable((10, 20, 30, 40), 100, "linear+conv", (8, 8))

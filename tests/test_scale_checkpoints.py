@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alter_lib import ParamsError, checkpoints
+from alter_lib import ParamsError
+from alter_lib.training import checkpoints
 
 TENSORS = {"student": {"w": torch.arange(6.0).view(2, 3)}, "plan": {"masks": torch.tensor([True, False])}}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import assert_equal, everything, tiny_params, tiny_trainer
 
-from alter_lib.trainer import Trainer
+from alter_lib.training.trainer import Trainer
 
 STEPS = {"training__steps": 2, "training__hypernetwork_steps": 1}  # one with the hypernetwork, one without
 

@@ -8,8 +8,9 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, on_main_process
 from tiny_training import everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, checkpoints, trainer_state
-from alter_lib.history import HISTORY, History
+from alter_lib import ParamsError
+from alter_lib.training import checkpoints, trainer_state
+from alter_lib.training.history import HISTORY, History
 
 LORA = {"training__lora_rank": 2, "training__steps": 4, "training__hypernetwork_steps": 2}
 

@@ -13,10 +13,11 @@ from img2dataset_shards import score, write_shards
 from safetensors.torch import load_file
 from tiny_training import assert_equal
 
-from alter_lib import ExpertPlan, checkpoints, load_params, load_pipeline, train
+from alter_lib import ExpertPlan, load_params, load_pipeline, train
 from alter_lib.data.cache import build
-from alter_lib.launch import PATIENCE, launch_command, launch_training
 from alter_lib.params import ROOT, Params
+from alter_lib.training import checkpoints
+from alter_lib.training.launch import PATIENCE, launch_command, launch_training
 
 COUNT, CORRUPT, SMALL, LEAST = 1000, [13, 510], [12, 998], 6.0
 

@@ -7,7 +7,7 @@ import torch
 from tiny_training import everything, tiny_params, tiny_trainer
 
 from alter_lib import ParamsError
-from alter_lib.trainer import Trainer
+from alter_lib.training.trainer import Trainer
 
 
 def one_step(folder: Path, dtype: torch.dtype = torch.float32, **overrides: object) -> tuple[Trainer, dict]:

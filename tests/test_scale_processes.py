@@ -11,10 +11,11 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from tiny_training import assert_equal, everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, trainer_state
-from alter_lib.checkpoints import complete
-from alter_lib.history import History
-from alter_lib.training import fit, resume
+from alter_lib import ParamsError
+from alter_lib.training import trainer_state
+from alter_lib.training.checkpoints import complete
+from alter_lib.training.history import History
+from alter_lib.training.loop import fit, resume
 
 ON, OFF = {"training__hypernetwork_steps": 20}, {"training__hypernetwork_steps": 0}
 

@@ -11,8 +11,8 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, ParamsError, load_params, train
 from alter_lib.changed_params import SECTIONS, differences
-from alter_lib.snapshots import WEIGHTS, snapshot_folder
-from alter_lib.trainer import Trainer
+from alter_lib.training.snapshots import WEIGHTS, snapshot_folder
+from alter_lib.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,18 @@ import pytest
 import torch
 from tiny_training import BATCH, RandomBatches, everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, changed_params, checkpoints, history, lock, memory, provenance
+from alter_lib import ParamsError, changed_params, lock, provenance
 from alter_lib.changed_params import make_way, recorded
 from alter_lib.common import files
 from alter_lib.common.command_line import BAD_INPUT, exit_code
 from alter_lib.data.latents import Batch
-from alter_lib.nonfinite import NonFinite
 from alter_lib.params import ROOT, Params, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.plan.costs import CostTable
 from alter_lib.plan.warnings import largest_distinct, plan_warnings
-from alter_lib.trainer import Trainer
+from alter_lib.training import checkpoints, history, memory
+from alter_lib.training.nonfinite import NonFinite
+from alter_lib.training.trainer import Trainer
 
 
 class PoisonedFrom(RandomBatches):

@@ -10,13 +10,13 @@ from IPython.display import Image
 from tiny_sd_pipeline import tiny_pipeline
 from tiny_training import RandomBatches, tiny_params
 
-from alter_lib import trainer_state
 from alter_lib.params import Params, load_params
 from alter_lib.plan import CostTable, ExpertPlan
 from alter_lib.plan.file import PlanError
-from alter_lib.plan_history import PlanHistory, PlanRecorder
-from alter_lib.plan_source import plan_at
-from alter_lib.trainer import Trainer
+from alter_lib.training import trainer_state
+from alter_lib.training.plan_history import PlanHistory, PlanRecorder
+from alter_lib.training.plan_source import plan_at
+from alter_lib.training.trainer import Trainer
 from alter_lib.widgets import PlanComparison, TrainingDashboard, dashboard
 
 NAMES = ("down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.1.resnets.0")

@@ -8,7 +8,7 @@ from alter_lib import load_params
 from alter_lib.backbones import wrap
 from alter_lib.data.latents import Batch, generator
 from alter_lib.params import Params
-from alter_lib.trainer import Trainer
+from alter_lib.training.trainer import Trainer
 
 BATCH = 4
 

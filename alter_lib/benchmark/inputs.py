@@ -7,7 +7,7 @@ import torch
 from ..backbones.timing import random_inputs
 from ..data.encode import vae_factor
 from ..data.latents import Batch
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 
 
 @dataclass

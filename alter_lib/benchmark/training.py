@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from ..backbones.timing import timed
 from ..params import Params, load_params
 from ..plan import ExpertPlan
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 from .forward import random_plan, spread
 
 MODES = ("sub_batch", "masked", "reference")

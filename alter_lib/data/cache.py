@@ -17,11 +17,11 @@ from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
-from ..accelerator import process_state
 from ..backbones import load_backbone
 from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments, resolve
 from ..params_data import EMBEDDED
+from ..training.accelerator import process_state
 from . import cache_files as files
 from .cache_builder import Builder, readable
 from .settings import check, num_classes, settings

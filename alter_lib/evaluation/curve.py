@@ -15,7 +15,7 @@ from ..common.command_line import Parser, exit_code
 from ..common.files import write_json
 from ..inference import load_pipeline
 from ..params import Params, ParamsError, add_params_arguments, load_params, params_from_arguments
-from ..snapshots import load
+from ..training.snapshots import load
 from .context import with_context
 from .cost import cost_metrics
 from .generation import generate

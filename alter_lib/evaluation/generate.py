@@ -15,10 +15,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from ..accelerator import process_state
 from ..backbones import load_backbone
 from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
+from ..training.accelerator import process_state
 from .adm import COMMAND, write_adm
 from .generation import draw_missing
 from .image_store import ImageSet

@@ -9,7 +9,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from ..plan import ExpertPlan
-from ..plan_history import PlanHistory
+from ..training.plan_history import PlanHistory
 from .plans import masks
 from .style import BLUE, INK, ORANGE, WIDTH, axes, expert_colors, panels, styled
 from .training import curve, mark_end, ratios

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 from .. import plots
 from ..plan import ExpertPlan
 from ..plan.file import PlanError
-from ..plan_source import plan_at
+from ..training.plan_source import plan_at
 from .view import PlanView, WithPicture, note, row, timestep_slider
 from .words import paragraph
 

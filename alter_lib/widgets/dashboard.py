@@ -7,11 +7,11 @@ from IPython.display import Image, display
 
 from .. import plots
 from ..params import Params
-from ..plan_history import PlanRecorder
 from ..plots.style import WIDTH
 from ..progress import clock
-from ..trainer import Trainer
-from ..training import HISTORY
+from ..training.history import HISTORY
+from ..training.plan_history import PlanRecorder
+from ..training.trainer import Trainer
 
 
 class TrainingDashboard:

@@ -54,7 +54,7 @@ class Trained:
 
     def __post_init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["alter_lib.training"])
+        context.set_forkserver_preload(["alter_lib.training.__main__"])
         self.process = context.Process(target=train_as_command, args=(list(self.arguments), str(self.log)))
         self.process.start()
         self.pid = self.process.pid
@@ -70,10 +70,10 @@ def train_as_command(arguments: list[str], log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from alter_lib import training
+    from alter_lib.training.__main__ import main
 
     sys.argv = ["training", *arguments]
-    sys.exit(training.main())
+    sys.exit(main())
 
 
 class Ran:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from .common.files import whole
-from .params import Params
-from .plan import ExpertPlan
+from ..common.files import whole
+from ..params import Params
+from ..plan import ExpertPlan
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .params import ParamsError, load_params
+from ..params import ParamsError, load_params
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from .common.files import whole
-from .params import Params
+from ..common.files import whole
+from ..params import Params
 
 HISTORY = (
     "step",

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .common.faults import Failed
+from ..common.faults import Failed
 
 if TYPE_CHECKING:
-    from .data.latents import Batches
+    from ..data.latents import Batches
 
 # which phase of Algorithm 1 a column of history.csv belongs to; all other losses are of the backbone phase
 OF_HYPERNETWORK = ("L_H", "L_perf", "L_ratio", "L_balance", "hypernetwork_grad_norm")

@@ -8,22 +8,22 @@ import torch
 from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 
-from . import losses, skipping
+from .. import losses, skipping
+from ..backbones import Backbone, load_backbone
+from ..backbones.latency import with_latency
+from ..baselines import given_plan
+from ..data.latents import Batch, Batches, generator
+from ..hypernetwork import Decisions, Hypernetwork
+from ..params import Params
+from ..plan import ExpertPlan
+from ..plan.costs import CostTable
+from ..plan.routing import snapped
 from .accelerator import make_accelerator
 from .adapters import add_adapters
-from .backbones import Backbone, load_backbone
-from .backbones.latency import with_latency
-from .baselines import given_plan
-from .data.latents import Batch, Batches, generator
 from .history import Clock, gpu_memory
-from .hypernetwork import Decisions, Hypernetwork
 from .nonfinite import StepGuard
 from .objective import Noised, Objective
 from .optimizers import NetworkOptimizer
-from .params import Params
-from .plan import ExpertPlan
-from .plan.costs import CostTable
-from .plan.routing import snapped
 
 Losses = dict[str, torch.Tensor]
 PHASES = {(True, True): "joint", (True, False): "hypernetwork", (False, True): "backbone"}  # (Phi, theta) is updated

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from ..backbones import denoiser_of
+from ..common.files import whole
+from ..inference import apply_plan
+from ..plan import ExpertPlan
 from . import checkpoints
-from .backbones import denoiser_of
-from .common.files import whole
-from .inference import apply_plan
-from .plan import ExpertPlan
 
 if TYPE_CHECKING:
     from .trainer import Trainer

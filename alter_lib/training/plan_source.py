@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ..backbones import load_backbone
+from ..params import load_params
+from ..plan import ExpertPlan
+from ..plan.file import PlanError
+from ..studies import hypernetwork
 from . import checkpoints
-from .backbones import load_backbone
-from .params import load_params
-from .plan import ExpertPlan
-from .plan.file import PlanError
-from .studies import hypernetwork
 
 
 def plan_at(source: str | Path) -> ExpertPlan:

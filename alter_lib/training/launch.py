@@ -7,8 +7,8 @@ import sys
 
 import yaml
 
-from .common.files import write_text
-from .params import ROOT, Params
+from ..common.files import write_text
+from ..params import ROOT, Params
 
 PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}  # seconds for a checkpoint after Ctrl-C or SIGTERM, instead of 30
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .params import ParamsError, Training
+from ..params import ParamsError, Training
 
 BUCKET = 2**25  # gradients that are reduced at a time: 128 MB of float32, not a copy of the whole network's
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from .assets import sha256
-from .common.files import remove, to_disk
-from .params import ParamsError
+from ..assets import sha256
+from ..common.files import remove, to_disk
+from ..params import ParamsError
 
 STATE = "state.json"
 Tensors = dict[str, torch.Tensor]

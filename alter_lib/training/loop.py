@@ -1,10 +1,5 @@
-"""`train`: Algorithm 1 from the first step to the artefact, with progress, history, checkpoints and resume.
+"""`train`: Algorithm 1 from the first step to the artefact, with progress, history, checkpoints and resume."""
 
-python -m alter_lib.training --params params/tiny_sd.yaml --set training.steps=200
-accelerate launch --multi_gpu --num_processes 2 -m alter_lib.training --params params/tiny_sd.yaml   # on CPUs too
-"""
-
-import argparse
 import os
 import signal
 import sys
@@ -19,17 +14,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from . import checkpoints, memory, provenance, snapshots, trainer_state
-from .changed_params import make_way
-from .common.command_line import Parser, exit_code
-from .history import HISTORY as HISTORY
+from .. import provenance
+from ..inference import save_pipeline
+from ..lock import locked
+from ..params import Params
+from ..plan import ExpertPlan
+from ..plan.warnings import plan_warnings
+from . import checkpoints, memory, snapshots, trainer_state
 from .history import History, training_seconds
-from .inference import save_pipeline
-from .lock import locked
-from .params import Params, add_params_arguments, params_from_arguments
-from .plan import ExpertPlan
-from .plan.warnings import plan_warnings
-from .plan_history import PlanRecorder
 from .trainer import Trainer
 
 Callback = Callable[[Trainer, dict], None]
@@ -147,27 +139,3 @@ def write_artefact(trainer: Trainer, folder: Path) -> None:
         save_pipeline(pipeline, trainer.current_plan(), folder)
         for network, dtype in zip(networks, before, strict=True):
             network.to(dtype)
-
-
-def main() -> int:
-    """Exit codes: 0 done; 1 failed; 2 bad input, one line a fault; 130 interrupted, with a checkpoint to go on from."""
-    parser = Parser(prog="python -m alter_lib.training", description="Algorithm 1.")
-    add_params_arguments(parser)
-    parser.add_argument("--force", action="store_true", help="set a run with other params aside and start anew")
-    options = parser.parse_args()
-    return exit_code(lambda: _main(options), options.debug, "goes on from the last checkpoint")
-
-
-def _main(options: argparse.Namespace) -> None:
-    params, is_first = params_from_arguments(options), os.environ.get("RANK", "0") == "0"
-    if is_first:
-        make_way(params, options.force)
-    with locked(params.run_folder, "run") if is_first else nullcontext():
-        result = train(params, PlanRecorder(params))
-    if is_first:
-        ratio, seconds = result.plan.achieved_ratio, result.seconds
-        print(f"{result.steps} steps, ratio {ratio:.4f}, {seconds:.0f} s: {result.artefact}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..changed_params import differences, recorded, refuse
 from . import checkpoints
 from .adapters import trainable
-from .changed_params import differences, recorded, refuse
 
 if TYPE_CHECKING:
     from .trainer import Trainer

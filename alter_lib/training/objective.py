@@ -8,10 +8,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from . import losses
-from .backbones import feature_points
-from .data.latents import Batch
-from .params import Loss
+from .. import losses
+from ..backbones import feature_points
+from ..data.latents import Batch
+from ..params import Loss
 
 
 class FeatureTap:

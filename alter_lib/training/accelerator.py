@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 
-from .params import Params, ParamsError, Training
+from ..params import Params, ParamsError, Training
 
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 

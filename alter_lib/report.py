@@ -16,10 +16,10 @@ from . import report_cells
 from .common.files import write_text
 from .params import Params
 from .plan import ExpertPlan
-from .progress import clock
 from .report_answers import answers
 from .report_findings import Finding, figure, findings, key_figures
 from .report_page import read_json, render
+from .run_folder.progress import clock
 
 FILES = {  # in this order: what a pattern's files are
     "alter/plan.json": "the plan: masks, routing, costs",

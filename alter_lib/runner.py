@@ -14,15 +14,15 @@ from typing import Any, NoReturn
 
 from . import provenance
 from .assets import AssetError, verified
-from .changed_params import make_way
 from .common import files
 from .common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
 from .common.faults import Failed
-from .lock import locked
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .params_training import PLANS
-from .progress import Progress, about, clock, earlier_seconds
-from .run_state import Notebook, RunState
+from .run_folder.changed_params import make_way
+from .run_folder.lock import locked
+from .run_folder.progress import Progress, about, clock, earlier_seconds
+from .run_folder.state import Notebook, RunState
 
 __all__ = ["BAD_INPUT", "DONE", "FAILED", "INTERRUPTED", "main"]
 NOTEBOOKS = ROOT / "notebooks"

@@ -429,7 +429,7 @@ def test_the_catalogue_is_as_long_as_promised():
 
 
 def test_an_edited_notebook_is_run_again_not_refused(tmp_path: Path, write_notebook: Callable[..., Path]):
-    from alter_lib.run_state import Notebook
+    from alter_lib.run_folder.state import Notebook
 
     path = write_notebook(tmp_path / "01_first.ipynb", "1")
     before = Notebook(path).source_hash()

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from alter_lib.params import ROOT, Params, load_params
-from alter_lib.run_state import Notebook
+from alter_lib.run_folder.state import Notebook
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STEMS = [path.stem for path in SOURCES]

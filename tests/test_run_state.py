@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from alter_lib import run_state
 from alter_lib.params import ROOT, Params, load_params
-from alter_lib.run_state import Notebook, RunState
+from alter_lib.run_folder import state
+from alter_lib.run_folder.state import Notebook, RunState
 
 SETS = {"backbone.id": "some/hub-id"}
 
@@ -168,9 +168,10 @@ def test_library_and_assets_count_for_all(run: Run, tmp_path: Path, monkeypatch:
     root = tmp_path / "root"
     (root / "alter_lib").mkdir(parents=True)
     (root / "assets").mkdir()
-    monkeypatch.setattr(run_state, "ROOT", root)
+    monkeypatch.setattr(state, "ROOT", root)
     run.execute_all()
-    (root / "alter_lib" / "report.py").write_text("# builds the page, no notebook computes with it")
+    (root / "alter_lib" / "report").mkdir()
+    (root / "alter_lib" / "report" / "page.py").write_text("# builds the page, no notebook computes with it")
     (root / "assets" / "make.py").write_text("# neither with what made the assets")
     assert run.stale() == {}
     (root / "alter_lib" / "losses.py").write_text("x = 1")
@@ -180,4 +181,4 @@ def test_library_and_assets_count_for_all(run: Run, tmp_path: Path, monkeypatch:
 
 
 def test_the_project_s_library_has_a_hash_that_takes_no_time():
-    assert len(run_state.library_hash()) == 64 and (ROOT / "alter_lib" / "params.py").exists()
+    assert len(state.library_hash()) == 64 and (ROOT / "alter_lib" / "losses.py").exists()

@@ -213,7 +213,7 @@ def test_a_second_process_in_the_same_run_is_refused(project: Project, capsys: p
     project.write("01_first", "pass")
     code = f"""import sys
 from pathlib import Path
-from alter_lib.lock import locked
+from alter_lib.run_folder.lock import locked
 with locked(Path({str(project.run)!r}), "run"):
     print("held", flush=True)
     sys.stdin.read()"""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, ParamsError, load_params, train
-from alter_lib.changed_params import SECTIONS, differences
+from alter_lib.run_folder.changed_params import SECTIONS, differences
 from alter_lib.training.snapshots import WEIGHTS, snapshot_folder
 from alter_lib.training.trainer import Trainer
 

@@ -15,8 +15,7 @@ import pytest
 import torch
 from tiny_training import BATCH, RandomBatches, everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, changed_params, lock, provenance
-from alter_lib.changed_params import make_way, recorded
+from alter_lib import ParamsError, provenance
 from alter_lib.common import files
 from alter_lib.common.command_line import BAD_INPUT, exit_code
 from alter_lib.data.latents import Batch
@@ -24,6 +23,8 @@ from alter_lib.params import ROOT, Params, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.plan.costs import CostTable
 from alter_lib.plan.warnings import largest_distinct, plan_warnings
+from alter_lib.run_folder import changed_params, lock
+from alter_lib.run_folder.changed_params import make_way, recorded
 from alter_lib.training import checkpoints, history, memory
 from alter_lib.training.nonfinite import NonFinite
 from alter_lib.training.trainer import Trainer
@@ -160,7 +161,7 @@ def test_the_rows_of_a_history_up_to_the_first_that_a_power_cut_took(tmp_path: P
 HOLD = """
 import sys
 from pathlib import Path
-from alter_lib.lock import locked
+from alter_lib.run_folder.lock import locked
 with locked(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,10 +9,10 @@ import os
 import sys
 from contextlib import nullcontext
 
-from ..changed_params import make_way
 from ..common.command_line import Parser, exit_code
-from ..lock import locked
 from ..params import add_params_arguments, params_from_arguments
+from ..run_folder.changed_params import make_way
+from ..run_folder.lock import locked
 from .loop import train
 from .plan_history import PlanRecorder
 

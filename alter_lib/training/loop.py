@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from .. import provenance
 from ..inference import save_pipeline
-from ..lock import locked
 from ..params import Params
 from ..plan import ExpertPlan
 from ..plan.warnings import plan_warnings
+from ..run_folder.lock import locked
 from . import checkpoints, memory, snapshots, trainer_state
 from .history import History, training_seconds
 from .trainer import Trainer

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..changed_params import differences, recorded, refuse
+from ..run_folder.changed_params import differences, recorded, refuse
 from . import checkpoints
 from .adapters import trainable
 

@@ -8,7 +8,7 @@ from IPython.display import Image, display
 from .. import plots
 from ..params import Params
 from ..plots.style import WIDTH
-from ..progress import clock
+from ..run_folder.progress import clock
 from ..training.history import HISTORY
 from ..training.plan_history import PlanRecorder
 from ..training.trainer import Trainer

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .common.files import write_text
-from .params import ROOT, Params, ParamsError, resolve
+from ..common.files import write_text
+from ..params import ROOT, Params, ParamsError, resolve
 
 NO_RESULT = {"notebooks", "checkpoints", "cache", "logs"}  # folders of a run whose files no other notebook depends on
 NO_INPUT = {".png", ".svg", ".pdf"}  # figures: results, but nothing reads them
 RESULT = {".csv", ".json", ".npz"}  # kinds of files that count where they lie in the run folder itself
 # files that no notebook computes with
-NO_SOURCE = ("runner.", "run_state.", "progress.", "report", "provenance.", "lock.", "command_line.")
+NO_SOURCE = ("runner.", "run_folder/", "report/", "provenance.", "common/command_line.")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def _stamp(path: Path) -> list[int]:
 def library_hash() -> str:
     """Of every source and config of alter_lib that a notebook may compute with."""
     folder = ROOT / "alter_lib"
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".json"} and not p.name.startswith(NO_SOURCE))
-    return _hash([(p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix in {".py", ".json"}}
+    used = {name: path for name, path in paths.items() if not name.startswith(NO_SOURCE)}
+    return _hash([(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in used.items()])
 
 
 def assets_hash(params: Params) -> str:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from . import provenance
-from .params import ParamsError
+from .. import provenance
+from ..params import ParamsError
 
 PATIENCE = 3.0  # seconds: the kernel of a killed run outlives it by one or two
 

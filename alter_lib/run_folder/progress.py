@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .params import ROOT
-from .run_state import RunState
+from ..params import ROOT
+from .state import RunState
 
 
 @dataclass

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import provenance
+from .. import provenance
+from ..params import Params, ParamsError
 from .lock import locked
-from .params import Params, ParamsError
 
 SECTIONS = ("run", "backbone", "cost", "data", "hypernetwork", "loss", "training")
 # Names and how a run is executed, not what it computes: up to rounding the result stays the same

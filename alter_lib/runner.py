@@ -245,7 +245,7 @@ def _main(options: argparse.Namespace) -> int:
         from .common.quiet import quiet
 
         quiet()
-        from .report_compare import build_comparison
+        from .report.compare import build_comparison
 
         print(f"comparison: {_shown(build_comparison(options.compare))}")
         return DONE
@@ -263,7 +263,7 @@ def _main(options: argparse.Namespace) -> int:
     ran = run(params, chosen, available, options.force)
     report = params.run_folder / "report.html"
     if ran or not report.exists():
-        from .report import build_report  # here: a rerun with nothing to do must be quick
+        from .report.build import build_report  # here: a rerun with nothing to do must be quick
 
         state = RunState(params, available)
         build_report(params, {n.stem: reason for n in available if (reason := state.stale(n))})

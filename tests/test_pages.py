@@ -22,8 +22,8 @@ import pytest
 from alter_lib.params import ROOT, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.plan.schedules import visited_timesteps
-from alter_lib.report import build_report
-from alter_lib.report_compare import build_comparison
+from alter_lib.report.build import build_report
+from alter_lib.report.compare import build_comparison
 from alter_lib.training.plan_history import PlanHistory
 from alter_lib.widgets.edits import rerouted, toggled
 from alter_lib.widgets.words import layer_text

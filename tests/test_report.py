@@ -18,12 +18,14 @@ import torch
 import yaml
 from PIL import Image
 
-from alter_lib import provenance, report, report_answers, report_cells, report_page
+from alter_lib import provenance
 from alter_lib.evaluation.result import Grid
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.report_compare import build_comparison
-from alter_lib.report_findings import findings, key_figures
+from alter_lib.report import answers, build, cells
+from alter_lib.report.compare import build_comparison
+from alter_lib.report.findings import findings, key_figures
+from alter_lib.report.page import fit
 
 new = nbformat.v4
 
@@ -38,7 +40,7 @@ def png(width: int = 4, height: int = 3, seed: int = 0) -> str:
 def displayed(**data: Any) -> str:
     mimes = {"html": "text/html", "plain": "text/plain", "png": "image/png", "latex": "text/latex",
              "widget": "application/vnd.jupyter.widget-view+json", "svg": "image/svg+xml"}  # fmt: skip
-    return report_cells.output(new.new_output("display_data", {mimes[name]: value for name, value in data.items()}))
+    return cells.output(new.new_output("display_data", {mimes[name]: value for name, value in data.items()}))
 
 
 class Outside(HTMLParser):
@@ -120,7 +122,7 @@ def page(params: Params, write_notebook: Callable[..., Path]) -> Callable[..., s
         notebook = nbformat.read(path, 4)
         notebook.cells += cells
         nbformat.write(notebook, path)
-        return report.build_report(params, **keywords).read_text()
+        return build.build_report(params, **keywords).read_text()
 
     return build
 
@@ -143,18 +145,18 @@ def test_the_page_says_what_ran_on_what_and_what_was_reached(page: Callable[...,
 
 def test_the_time_in_all_counts_a_training_that_its_notebook_found_done(params: Params):
     seconds = {"01_a": 5.0, "03_training": 10.0, "training": 60.0}  # 10 s of its 60 at most were in the notebook
-    assert "1m05s in all" in report.headline(params, {"wall_seconds": seconds})
-    assert "15s in all" in report.headline(params, {"wall_seconds": seconds | {"training": 9.0}})
+    assert "1m05s in all" in build.headline(params, {"wall_seconds": seconds})
+    assert "15s in all" in build.headline(params, {"wall_seconds": seconds | {"training": 9.0}})
 
 
 def test_the_five_answers_by_hand(params: Params):
-    found = {answer.question: answer for answer in report_answers.answers(params, SMALL, METRICS)}
+    found = {answer.question: answer for answer in answers.answers(params, SMALL, METRICS)}
     what, how_much, when = (found[question].text for question in ("What was pruned?", "How much?", "When?"))
     assert "2 residual layers (R) and 1 transformer layers (T) can be skipped, 60% of its MACs" in what
     assert "The 2 experts in use skip 1 layers each; 1 layers run in all of them, no layers in none." in what
     # skipped: 20 MACs in 6 of 10 timesteps, 30 in 4
     assert what.endswith("Of what is saved, 50% in mid, 50% in up 1.")
-    assert "saved" not in report_answers.what(replace(SMALL, masks=torch.ones(3, 3, dtype=torch.bool)))
+    assert "saved" not in answers.what(replace(SMALL, masks=torch.ones(3, 3, dtype=torch.bool)))
     assert found["How much?"].lead == "24.0% of the MACs."  # expert 0 runs 80 of 100, 6 times; expert 1 70, 4 times
     assert "76.0% stay, averaged over all 10 timesteps (target 75%)" in how_much and "runs 70% to 80%" in how_much
     assert "one of 2 experts, which hold 40% to 60% of the timesteps each; the expert changes 1 times" in when
@@ -168,7 +170,7 @@ def test_the_five_answers_by_hand(params: Params):
     assert "N = 1,000): at 20 steps 6 pruned and 4 unpruned, 1.5 [1.45, 1.55] times as much." in cost.text
     assert found["What was pruned?"].lead == "Whole layers, other ones at other timesteps."
     alike = replace(SMALL, masks=SMALL.masks[[0, 0, 0]])
-    assert report_answers.changes(alike).startswith("the same ones at all timesteps")
+    assert answers.changes(alike).startswith("the same ones at all timesteps")
     assert f'load_pipeline("{params.run_folder}/alter")' in found["How do I use it?"].code.replace(
         "~", str(Path.home())
     )
@@ -181,12 +183,12 @@ def test_the_five_answers_by_hand(params: Params):
 )
 def test_the_price_is_judged_by_the_whole_interval(interval: list[float], words: str):
     ratio = metric("fid_alexnet_ratio", "alter", 20, 1.0, interval=interval, n=1000, against="teacher@20")
-    assert report_answers.price([ratio]) == f"Pictures are {words} at 20 steps (FID-AlexNet times 1)."
+    assert answers.price([ratio]) == f"Pictures are {words} at 20 steps (FID-AlexNet times 1)."
 
 
 def test_notebooks_that_are_stale_for_one_reason_share_a_line():
     stale = {"01_a": "library changed", "02_b": "not run yet", "03_c": "library changed"}
-    assert [line.partition(". ")[0] for line in report.out_of_date(stale)] == [
+    assert [line.partition(". ")[0] for line in build.out_of_date(stale)] == [
         "Not up to date (library changed): 01_a, 03_c", "Not up to date (not run yet): 02_b"
     ]  # fmt: skip
 
@@ -268,7 +270,7 @@ def test_a_figure_is_embedded_and_its_caption_escaped(page: Callable[..., str]):
 
 
 def test_code_is_folded_and_escaped():
-    html = report_cells.code("# why\nprint('</details><script>alert(1)</script>')")
+    html = cells.code("# why\nprint('</details><script>alert(1)</script>')")
     assert html.startswith('<details class="code"><summary><code># why</code></summary>')
     assert "<script>" not in html and html.count("</details>") == 1
 
@@ -285,9 +287,9 @@ def test_what_could_run_or_load_is_cut_out(page: Callable[..., str]):
 
 def test_progress_bars_show_their_last_state_and_colours_survive():
     printed = "  0%|\r 50%|\r100%| done\n\x1b[31m<red>\x1b[0m\n\n"
-    text = report_cells.output(new.new_output("stream", name="stderr", text=printed))
+    text = cells.output(new.new_output("stream", name="stderr", text=printed))
     assert text == '<pre class="stderr">100%| done\n<span class="ansi-red-fg">&lt;red&gt;</span></pre>'
-    assert report_cells.output(new.new_output("stream", text="\n")) == ""
+    assert cells.output(new.new_output("stream", text="\n")) == ""
 
 
 def test_of_several_forms_the_richest_that_works_offline_is_shown():
@@ -305,30 +307,30 @@ def test_an_error_is_shown(page: Callable[..., str]):
 
 
 def test_formulas_are_pictures_with_their_source_and_unknown_latex_is_shown_as_it_is():
-    html = report_cells.markdown(r"The ratio loss $L = \log\frac{\max(S, p)}{\min(S, p)}$ and $\nosuch{x}$")
+    html = cells.markdown(r"The ratio loss $L = \log\frac{\max(S, p)}{\min(S, p)}$ and $\nosuch{x}$")
     assert html.count("data:image/svg+xml") == 1 and r'alt="L = \log\frac' in html
     assert r"<code>\nosuch{x}</code>" in html
     assert displayed(latex="$x^2$").count("data:image/svg+xml") == 1
 
 
 def test_pictures_of_a_cell_and_of_the_repository_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(report_cells, "ROOT", tmp_path)
+    monkeypatch.setattr(cells, "ROOT", tmp_path)
     (tmp_path / "in.png").write_bytes(base64.b64decode(png()))
     attached = {"x y.png": {"image/png": png()}}
-    assert "data:image/png" in report_cells.markdown("![a](attachment:x%20y.png)", attached, tmp_path)
-    assert "data:image/png" in report_cells.markdown("![a](in.png)", None, tmp_path)
+    assert "data:image/png" in cells.markdown("![a](attachment:x%20y.png)", attached, tmp_path)
+    assert "data:image/png" in cells.markdown("![a](in.png)", None, tmp_path)
     (tmp_path / "sub").mkdir()
-    monkeypatch.setattr(report_cells, "ROOT", tmp_path / "sub")
-    assert "<img" not in report_cells.markdown("![a](../in.png)", None, tmp_path / "sub")
+    monkeypatch.setattr(cells, "ROOT", tmp_path / "sub")
+    assert "<img" not in cells.markdown("![a](../in.png)", None, tmp_path / "sub")
 
 
 def test_a_page_that_is_too_large_loses_bytes_before_it_loses_pictures():
     uris = [f"data:image/png;base64,{png(160, 160, seed)}" for seed in range(3)]
     page = "".join(f'<img src="{uri}">' for uri in uris)
-    assert report_page.fit(page, len(page)) == page
-    smaller = report_page.fit(page, len(page) - 1)
+    assert fit(page, len(page)) == page
+    smaller = fit(page, len(page) - 1)
     assert len(smaller) < len(page) and smaller.count("image/webp") == 1 and smaller.count("image/png") == 2
-    least = report_page.fit(page, 2000)
+    least = fit(page, 2000)
     assert len(least) <= 2000 and least.count("image/svg+xml") >= 2
 
 

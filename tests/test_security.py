@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from alter_lib import plots, report, report_cells
+from alter_lib import plots
 from alter_lib.data.sources import open_source
 from alter_lib.data.transforms import Selection, decode
 from alter_lib.params import ROOT, Data, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.plan.costs import CostTable
+from alter_lib.report import build, cells
 from alter_lib.widgets.html import drawing
 from alter_lib.widgets.words import description
 
@@ -129,9 +130,9 @@ def test_html_in_outputs_and_captions_stays_text_in_a_report():
         nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0=", "text/plain": f'"{EVIL}'}),
     ]
     cell = nbformat.v4.new_code_cell(f"print({EVIL!r})", outputs=outputs)
-    assert is_harmless(report_cells.cell(cell)) and "onerror=alert(1)&gt;" in report_cells.cell(cell)
-    assert is_harmless(report_cells.cell(nbformat.v4.new_markdown_cell(f"# {EVIL}\n\n[a](javascript:alert(1))")))
-    assert "javascript:" not in report_cells.cell(nbformat.v4.new_markdown_cell("[a](javascript:alert(1))"))
+    assert is_harmless(cells.cell(cell)) and "onerror=alert(1)&gt;" in cells.cell(cell)
+    assert is_harmless(cells.cell(nbformat.v4.new_markdown_cell(f"# {EVIL}\n\n[a](javascript:alert(1))")))
+    assert "javascript:" not in cells.cell(nbformat.v4.new_markdown_cell("[a](javascript:alert(1))"))
 
 
 def test_html_in_file_names_params_and_figures_stays_text_in_a_report(
@@ -143,7 +144,7 @@ def test_html_in_file_names_params_and_figures_stays_text_in_a_report(
     assert path.is_file()
     facts = {"command": EVIL, "hardware": {"cpu": EVIL, "gpus": [], "cores": 2, "os": EVIL}, "warnings": [EVIL]}
     (params.run_folder / "provenance.json").write_text(json.dumps(facts))
-    page = report.build_report(params).read_text()
+    page = build.build_report(params).read_text()
     assert is_harmless(page) and "&lt;img src=x" in page
 
 

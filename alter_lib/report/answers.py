@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from . import plots, provenance
-from .params import Params
-from .plan import ExpertPlan
-from .plan.warnings import largest_distinct
-from .plots.layers import blocks, letter_of
-from .plots.style import description
-from .report_cells import data_uri
-from .report_findings import COLUMNS, at_equal_macs, figure, interval
+from .. import plots, provenance
+from ..params import Params
+from ..plan import ExpertPlan
+from ..plan.warnings import largest_distinct
+from ..plots.layers import blocks, letter_of
+from ..plots.style import description
+from .cells import data_uri
+from .findings import COLUMNS, at_equal_macs, figure, interval
 
 KINDS = {"R": "residual layers (R)", "T": "transformer layers (T)"}
 QUALITY = {"fid_alexnet": "lower", "proxy_text_score": "higher", "class_accuracy": "higher"}

@@ -12,14 +12,14 @@ from urllib.parse import quote
 import nbformat
 import yaml
 
-from . import report_cells
-from .common.files import write_text
-from .params import Params
-from .plan import ExpertPlan
-from .report_answers import answers
-from .report_findings import Finding, figure, findings, key_figures
-from .report_page import read_json, render
-from .run_folder.progress import clock
+from ..common.files import write_text
+from ..params import Params
+from ..plan import ExpertPlan
+from ..run_folder.progress import clock
+from .answers import answers
+from .cells import cell
+from .findings import Finding, figure, findings, key_figures
+from .page import read_json, render
 
 FILES = {  # in this order: what a pattern's files are
     "alter/plan.json": "the plan: masks, routing, costs",
@@ -117,7 +117,7 @@ def _notebook(path: Path, seconds: float | None, stale: str | None) -> dict[str,
     content = nbformat.read(path, as_version=4)
     heading = re.search(r"^# (.+)$", "\n".join(c.source for c in content.cells if c.cell_type == "markdown"), re.M)
     title = heading.group(1) if heading else path.stem
-    cells = list(map(report_cells.cell, content.cells))
+    cells = list(map(cell, content.cells))
     return {"stem": path.stem, "title": title, "cells": cells, "stale": stale, "seconds": seconds and clock(seconds)}
 
 

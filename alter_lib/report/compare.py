@@ -16,15 +16,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import plots
-from .common.files import write_text
-from .evaluation import EvaluationResult
-from .params import Params, ParamsError, load_params
-from .plan import ExpertPlan
-from .report import facts
-from .report_cells import data_uri
-from .report_findings import Figures, Finding, findings, key_figures
-from .report_page import read_json, render
+from .. import plots
+from ..common.files import write_text
+from ..evaluation import EvaluationResult
+from ..params import Params, ParamsError, load_params
+from ..plan import ExpertPlan
+from .build import facts
+from .cells import data_uri
+from .findings import Figures, Finding, findings, key_figures
+from .page import read_json, render
 
 PICTURES = 6  # of a method, in a row
 

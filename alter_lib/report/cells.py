@@ -23,7 +23,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from .params import ROOT
+from ..params import ROOT
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/webp")
 _TAGS = {

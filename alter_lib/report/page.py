@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from . import report_cells
+from . import cells
 
 LIMIT = 15_000_000  # bytes of a page
 TEMPLATES = Path(__file__).with_name("templates")
@@ -64,11 +64,11 @@ def _largest(page: str) -> Sequence[str]:
 def _as_webp(uri: str) -> str:
     target = io.BytesIO()
     Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).save(target, "WEBP", quality=80)
-    small = report_cells.data_uri("image/webp", target.getvalue())
+    small = cells.data_uri("image/webp", target.getvalue())
     return min(uri, small, key=len)
 
 
 def _left_out(uri: str) -> str:
     text = '<text y="20" font-size="14">A picture was left out to keep this page small: see the notebook.</text>'
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="560" height="30">{text}</svg>'
-    return report_cells.data_uri("image/svg+xml", svg)
+    return cells.data_uri("image/svg+xml", svg)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .params import Params
-from .plan.warnings import BUDGET_TOLERANCE, LEAST_LAYERS, LEAST_SHARE, largest_distinct
+from ..params import Params
+from ..plan.warnings import BUDGET_TOLERANCE, LEAST_LAYERS, LEAST_SHARE, largest_distinct
 
 COLUMNS = {
     "fid_alexnet": ("FID-AlexNet", 1),

@@ -1,0 +1,1 @@
+"""The offline pages: report.html of a run, and one page that compares several."""

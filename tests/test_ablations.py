@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 
 from alter_lib import plots
 from alter_lib.ablation_study import Study
-from alter_lib.ablation_summary import differences, facts, finished, interval, of_runs, summary
-from alter_lib.ablation_tables import COMPARISONS, beside_paper
+from alter_lib.ablation_study.summary import differences, facts, finished, interval, of_runs, summary
+from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
 from alter_lib.params import ROOT, ParamsError, load_params, parse_overrides
 from alter_lib.plots.style import RED
 

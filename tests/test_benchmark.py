@@ -10,10 +10,11 @@ import torch
 from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 
-from alter_lib import apply_plan, benchmark, load_backbone, remove_plan, speed
+from alter_lib import apply_plan, benchmark, load_backbone, remove_plan
 from alter_lib.backbones import wrap
 from alter_lib.backbones.timing import random_inputs
 from alter_lib.benchmark import __main__ as command
+from alter_lib.benchmark import speed
 from alter_lib.benchmark.methods import (
     Bench,
     all_ones,

@@ -117,14 +117,14 @@ def params(tmp_path: Path) -> Params:
 def page(params: Params, write_notebook: Callable[..., Path]) -> Callable[..., str]:
     """Builds the report of a run whose only notebook holds the given cells."""
 
-    def build(*cells: Any, **keywords: Any) -> str:
+    def made(*cells: Any, **keywords: Any) -> str:
         path = write_notebook(params.run_folder / "notebooks" / "01_a.ipynb", title="A question")
         notebook = nbformat.read(path, 4)
         notebook.cells += cells
         nbformat.write(notebook, path)
         return build.build_report(params, **keywords).read_text()
 
-    return build
+    return made
 
 
 def test_the_page_says_what_ran_on_what_and_what_was_reached(page: Callable[..., str], params: Params):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..ablation_summary import FID, STEPS, differences, of_runs, summary
+from ..ablation_study.summary import FID, STEPS, differences, of_runs, summary
 from .style import BLUE, INK, MUTED, PALETTE, RED, panels, styled
 
 LABEL = "FID-AlexNet (lower is better)"

@@ -1,15 +1,11 @@
 """What the ablation study consists of: workflow/study.yaml as a list of runs, with the command of each.
 
-    python -m alter_lib.ablation_study          # what is finished, what is left, and the command for it
-
 The Snakefile reads the same list. Needs neither torch nor pandas, since every job of the workflow loads it.
 """
 
-import argparse
 import csv
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +14,7 @@ from typing import Any, Self
 
 import yaml
 
-from .common.command_line import Parser, exit_code
-from .params import ROOT, ParamsError, resolve
+from ..params import ROOT, ParamsError, resolve
 
 STUDY = ROOT / "workflow" / "study.yaml"
 COMMAND = "snakemake -s workflow/Snakefile --cores 2"
@@ -128,19 +123,3 @@ def planned(content: dict[str, Any]) -> Iterator[Run]:
                 named = {"run.name": name, "run.out": content["out"], "run.seed": seed}
                 changes = {**named, **content["set"], **teacher, **curve, **spec["set"]}
                 yield Run(name, params, variant, spec["group"], seed, changes, bool(curve))
-
-
-def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=STUDY, help="default: workflow/study.yaml")
-    options = parser.parse_args()
-
-    def work() -> None:
-        for row in Study.load(options.study).left():
-            print("{group:<10} {backbone:<10} {finished:>3} of {runs:>3}  {command for the rest}".format_map(row))
-
-    return exit_code(work, options.debug)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

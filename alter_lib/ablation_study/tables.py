@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .ablation_study import Study
-from .ablation_summary import ALTER, differences, of_runs, summary
-from .evaluation.paper_tables import paper_table
+from ..evaluation.paper_tables import paper_table
+from .study import Study
+from .summary import ALTER, differences, of_runs, summary
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from .ablation_study import Study
-from .collect import collect, merged
-from .params import resolve
+from ..collect import collect, merged
+from ..params import resolve
+from .study import Study
 
 FID, ALTER, STEPS = "fid_alexnet", "alter", 20  # Table 3 is at 20 steps
 BY = ("backbone", "variant")

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
-from .backbones import wrap
-from .benchmark import measure
-from .evaluation.paper_tables import PAPER
-from .params import ROOT, Params
-from .plan import ExpertPlan
-from .plan.costs import CostTable
-from .plan.steps import step_costs
-from .provenance import hardware
+from ..backbones import wrap
+from ..evaluation.paper_tables import PAPER
+from ..params import ROOT, Params
+from ..plan import ExpertPlan
+from ..plan.costs import CostTable
+from ..plan.steps import step_costs
+from ..provenance import hardware
+from .methods import measure
 
 FOLDER = ROOT / "results" / "benchmark"
 FORMAT = "alter-benchmark/2"

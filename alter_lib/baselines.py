@@ -17,7 +17,7 @@ from .data.latents import Batch, Batches
 from .hypernetwork import equal_intervals
 from .inference.artefact import fitted
 from .params import Params, ParamsError, resolve
-from .params_training import PLANS
+from .params.training import PLANS
 from .plan import CostTable, ExpertPlan
 from .plan.costs import Denominator
 from .plan.file import plan_path

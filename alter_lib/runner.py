@@ -18,7 +18,7 @@ from .common import files
 from .common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
 from .common.faults import Failed
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
-from .params_training import PLANS
+from .params.training import PLANS
 from .run_folder.changed_params import make_way
 from .run_folder.lock import locked
 from .run_folder.progress import Progress, about, clock, earlier_seconds

@@ -15,7 +15,7 @@ import pytest
 
 from alter_lib import runner
 from alter_lib.params import ROOT
-from alter_lib.params_training import PLANS
+from alter_lib.params.training import PLANS
 
 NO_INDEX = "has no model_index.json: not a diffusers pipeline folder"
 ARGUMENTS = ["--params", "params/smoke.yaml", "--set", "backbone.id=some/hub-id"]

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..backbones import load_backbone
 from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments, resolve
-from ..params_data import EMBEDDED
+from ..params.data import EMBEDDED
 from ..training.accelerator import process_state
 from . import cache_files as files
 from .cache_builder import Builder, readable

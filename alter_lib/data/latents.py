@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..params import Data, ParamsError
-from ..params_data import EMBEDDED
+from ..params.data import EMBEDDED
 from . import emoji, fashion
 from .conditions import ClassConditions, TextConditions
 from .order import Order, generator

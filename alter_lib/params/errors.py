@@ -5,7 +5,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .common.faults import BadInput
+from ..common.faults import BadInput
 
 
 class ParamsError(BadInput):

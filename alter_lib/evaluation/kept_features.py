@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ..assets import listed
-from ..files import whole
+from ..common.files import whole
 from ..params import Params
 
 Extractor = Callable[[np.ndarray], np.ndarray]

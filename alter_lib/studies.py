@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers.optimization import get_scheduler
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from . import estimators, losses
@@ -89,6 +91,14 @@ def hypernetwork(params: Params, backbone: Backbone) -> tuple[Hypernetwork, torc
         return Hypernetwork(params.hypernetwork.num_experts, len(backbone.layers), e_t.shape[1], **options), e_t
 
 
+def optimization(params: Params, net: Hypernetwork, steps: int) -> tuple[AdamW, LRScheduler]:
+    """The run's optimizer and learning rate of the hypernetwork, for a training of `steps`."""
+    optimizer = AdamW(net.parameters(), params.training.hypernetwork_learning_rate)
+    kind = {"constant": "constant_with_warmup"}.get(params.training.schedule, params.training.schedule)
+    warmup = min(params.training.warmup_steps, steps)
+    return optimizer, get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+
 def ratio_trial(params: Params, backbone: Backbone, steps: int, masks: str, gradient: str = "sigmoid") -> pd.DataFrame:
     """Update the hypernetwork `steps` times by L_ratio alone, at the run's rate and schedule.
 
@@ -96,10 +106,7 @@ def ratio_trial(params: Params, backbone: Backbone, steps: int, masks: str, grad
     Rows: step, ratio (of the plan), sampled_ratio, gradient (root mean square of d L_ratio / d L over the mask logits).
     """
     net, e_t = hypernetwork(params, backbone)
-    optimizer = torch.optim.AdamW(net.parameters(), params.training.hypernetwork_learning_rate)
-    kind = {"constant": "constant_with_warmup"}.get(params.training.schedule, params.training.schedule)
-    warmup = min(params.training.warmup_steps, steps)
-    schedule = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    optimizer, schedule = optimization(params, net, steps)
     table = CostTable.budget_of(backbone, params.cost.denominator)
     costs, fixed = torch.tensor([float(cost) for cost in table.layers]), float(table.always)
     random = torch.Generator().manual_seed(params.run.seed)

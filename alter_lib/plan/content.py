@@ -11,46 +11,40 @@ from .file import FORMAT, PlanError, PlanFile, decode_routing, encode_routing, s
 
 def content_of(plan: ExpertPlan) -> dict[str, Any]:
     """What plan.json holds; the optional keys only where they say something."""
-    cost, latency = plan.cost, plan.latency
     content: dict[str, Any] = {
         "format": FORMAT,
         "backbone": {"class": plan.backbone_class, "architecture_hash": plan.architecture_hash},
         "num_train_timesteps": plan.num_train_timesteps,
-        "cost": {
-            "unit": "macs",
-            "convention": cost.convention,
-            "resolution": list(cost.resolution),
-            "denominator": cost.denominator,
-            "fixed": cost.fixed,
-            "total": cost.total,
-        },
-        "layers": [{"name": name, "cost": macs} for name, macs in zip(plan.layer_names, cost.layers, strict=True)],
+        "cost": {"unit": "macs", **counted(plan.cost), "total": plan.cost.total},
+        "layers": [{"name": name, "cost": macs} for name, macs in zip(plan.layer_names, plan.cost.layers, strict=True)],
         "experts": ["".join("1" if runs else "0" for runs in mask) for mask in plan.masks.tolist()],
         "routing": encode_routing(plan.routing.tolist()),
         "target_ratio": plan.target_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "provenance": plan.provenance,
     }
-    if latency:
-        content["latency"] = {
-            "unit": "ns",
-            "convention": latency.convention,
-            "device": latency.device,
-            "resolution": list(latency.resolution),
-            "denominator": latency.denominator,
-            "fixed": latency.fixed,
-            "layers": list(latency.layers),
-        }
+    if plan.latency:
+        measured = {"device": plan.latency.device, "layers": list(plan.latency.layers)}
+        content["latency"] = {"unit": "ns", **counted(plan.latency), **measured}
     return content | ({"dropped_layers": list(plan.dropped_layers)} if plan.dropped_layers else {})
+
+
+def counted(costs: CostTable) -> dict[str, Any]:
+    """How costs were counted, and what no plan can save."""
+    return {
+        "convention": costs.convention,
+        "resolution": list(costs.resolution),
+        "denominator": costs.denominator,
+        "fixed": costs.fixed,
+    }
 
 
 def checked(plan_class: type[ExpertPlan], content: PlanFile) -> ExpertPlan:
     """The plan of a file's content. Raises PlanError, naming the key, for parts that don't fit together."""
-    num_layers = len(content.layers)
-    for i, bits in enumerate(content.experts):
-        if len(bits) != num_layers:
-            raise PlanError(f"experts.{i}: {len(bits)} bits, expected one for each of the {num_layers} layers")
     cost, names = content.cost, tuple(layer.name for layer in content.layers)
+    for i, bits in enumerate(content.experts):
+        if len(bits) != len(names):
+            raise PlanError(f"experts.{i}: {len(bits)} bits, expected one for each of the {len(names)} layers")
     if unknown := [name for name in content.dropped_layers if name not in names]:
         raise PlanError(f"dropped_layers: {shown(unknown[0])} is not among the layers")
     plan = plan_class(
@@ -66,15 +60,20 @@ def checked(plan_class: type[ExpertPlan], content: PlanFile) -> ExpertPlan:
         latency=latency_table(content),
         dropped_layers=tuple(content.dropped_layers),
     )  # fmt: skip
-    if plan.cost.total != cost.total:
-        raise PlanError(f"cost.total: {cost.total}, but fixed and layers add up to {plan.cost.total}")
+    check_costs(plan, content)
+    return plan
+
+
+def check_costs(plan: ExpertPlan, content: PlanFile) -> None:
+    """Raises PlanError where the sums that a file holds are not those of its layers, masks and routing."""
+    if plan.cost.total != content.cost.total:
+        raise PlanError(f"cost.total: {content.cost.total}, but fixed and layers add up to {plan.cost.total}")
     if plan.cost.whole == 0 or plan.budget.whole == 0:
         raise PlanError("layers: no cost in the denominator, a ratio needs one")
     if abs(plan.achieved_ratio - content.achieved_ratio) > 1e-6:
         raise PlanError(
             f"achieved_ratio: {content.achieved_ratio}, but masks, routing and costs give {plan.achieved_ratio:.6f}"
         )
-    return plan
 
 
 def latency_table(content: PlanFile) -> CostTable | None:

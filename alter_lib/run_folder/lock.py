@@ -30,12 +30,7 @@ def locked(folder: Path, work: str) -> Iterator[None]:
         yield
         return
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / f".{work}.lock").open("a+")
-    except OSError as error:
-        raise ParamsError([f"run.out: can't write {shown}: {error.strerror}"]) from None
-    with file:
+    with lock_file(folder, work) as file:
         if not taken(file):
             file.seek(0)
             raise ParamsError([f"{shown}: {file.read() or 'another process'} is at work there"])
@@ -50,6 +45,16 @@ def locked(folder: Path, work: str) -> Iterator[None]:
             os.environ[inherited] = outer
             if made and all(path.name.endswith(".lock") for path in folder.iterdir()):
                 remove_folders(made)
+
+
+def lock_file(folder: Path, work: str) -> TextIO:
+    """The file that is locked, open, in a folder that is made if need be. Raises ParamsError where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / f".{work}.lock").open("a+")
+    except OSError as error:
+        shown = provenance.relative(str(folder))
+        raise ParamsError([f"run.out: can't write {shown}: {error.strerror}"]) from None
 
 
 def remove_folders(made: list[Path]) -> None:

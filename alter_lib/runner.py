@@ -14,22 +14,17 @@ from typing import Any, NoReturn
 
 from . import provenance
 from .assets import AssetError, verified
-from .common import files
 from .common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, exit_code
-from .common.faults import Failed
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .params.training import PLANS
 from .run_folder.changed_params import make_way
+from .run_folder.execution import execute
 from .run_folder.lock import locked
 from .run_folder.progress import Progress, about, clock, earlier_seconds
 from .run_folder.state import Notebook, RunState
 
 __all__ = ["BAD_INPUT", "DONE", "FAILED", "INTERRUPTED", "main"]
 NOTEBOOKS = ROOT / "notebooks"
-
-
-class NotebookFailed(Failed):
-    """A notebook stopped: its name, cell and error, and where the partial notebook lies."""
 
 
 def notebooks(folder: Path) -> list[Notebook]:
@@ -78,77 +73,6 @@ def check_files(params: Params) -> None:
         faults.append(f"evaluation.teacher_results: no file {figures}")
     if faults:
         raise ParamsError(faults)
-
-
-def execute(notebook: Notebook, params: Params, output: Path) -> None:
-    """Run one notebook into `output`; while it runs, and if it fails, the output is named NN_topic.partial.ipynb.
-
-    Raises NotebookFailed; ParamsError where there is no kernel, or the disk is full.
-    """
-    import papermill  # here, not above: a rerun with nothing to do must be quick
-    from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import DeadKernelError
-
-    partial = output.with_suffix(".partial.ipynb")
-    where = f"\n  partial notebook: {_shown(partial)}"
-    try:
-        papermill.execute_notebook(
-            _literal(notebook.path),
-            _literal(partial),
-            parameters=params.dump(),
-            kernel_name="python3",
-            cwd=notebook.path.parent,
-            progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # no notes on transport and interrupts
-        )
-    except NoSuchKernel as error:
-        message = f"{notebook.stem}: no Jupyter kernel {error.name}: python -m ipykernel install --sys-prefix adds it"
-        raise ParamsError([message]) from None
-    except papermill.PapermillExecutionError as error:
-        if reason := files.disk_fault(error.evalue):
-            raise ParamsError([f"{notebook.stem}: {reason}; what was finished before is kept"]) from None
-        first = (error.source.strip().splitlines() or [""])[0]
-        message = f"{notebook.stem}: cell In [{error.exec_count}] ({first}): {error.ename}: {error.evalue}"
-        raise NotebookFailed(provenance.relative(message) + where) from None
-    except DeadKernelError:
-        raise NotebookFailed(f"{notebook.stem}: the kernel died (out of memory?)" + where) from None
-    finally:
-        if partial.exists():
-            make_portable(partial)
-    os.replace(partial, output)
-
-
-def _literal(path: Path) -> str:
-    """papermill passes paths through str.format."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _shown(path: Path) -> str:
-    return provenance.relative(str(path))
-
-
-def make_portable(path: Path) -> None:
-    """Cut the places of this machine out of an executed notebook: its outputs' text and papermill's record."""
-    import nbformat
-
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _relative_strings(cell.outputs)
-    record = notebook.metadata.get("papermill", {})
-    for key in record.keys() & {"input_path", "output_path"}:
-        record[key] = provenance.relative(record[key]).replace(".partial.", ".")
-    files.write_text(path, nbformat.writes(notebook) + "\n")
-
-
-def _relative_strings(value: Any) -> Any:
-    if isinstance(value, str):
-        return provenance.relative(value)
-    if isinstance(value, list):
-        return [_relative_strings(item) for item in value]
-    if isinstance(value, dict):  # base64 of an image may spell anything
-        return type(value)({k: v if k.startswith("image/") else _relative_strings(v) for k, v in value.items()})
-    return value
 
 
 def run(params: Params, chosen: Sequence[Notebook], available: Sequence[Notebook], force: bool = False) -> bool:
@@ -204,6 +128,10 @@ def preview(state: RunState, chosen: Sequence[Notebook], force: bool) -> None:
         print(f"{notebook.stem:<18} {verdict}")
 
 
+def _shown(path: Path) -> str:
+    return provenance.relative(str(path))
+
+
 def _arguments() -> Parser:
     parser = Parser(prog="run_all.py", description="Execute the notebooks of one run and build its report.")
     add_params_arguments(parser)
@@ -237,18 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     available = notebooks(NOTEBOOKS)
     if options.list:
-        for notebook in available:
-            named = f" (only by --only {notebook.stem[:2]})" if notebook.on_request() else ""
-            print(f"{notebook.stem:<18} {notebook.title()}{named}")
-        return DONE
+        return show_list(available)
     if options.compare:
-        from .common.quiet import quiet
-
-        quiet()
-        from .report.compare import build_comparison
-
-        print(f"comparison: {_shown(build_comparison(options.compare))}")
-        return DONE
+        return compare(options.compare)
     params = params_from_arguments(options)
     if options.out:  # typed in a shell: relative to where it was typed
         params = load_params(params.dump(), {"run.out": os.path.relpath(options.out, ROOT)})
@@ -268,6 +187,23 @@ def _main(options: argparse.Namespace) -> int:
         state = RunState(params, available)
         build_report(params, {n.stem: reason for n in available if (reason := state.stale(n))})
     print(f"report: {_shown(report)}", *warnings(params), sep="\n")
+    return DONE
+
+
+def show_list(available: Sequence[Notebook]) -> int:
+    for notebook in available:
+        named = f" (only by --only {notebook.stem[:2]})" if notebook.on_request() else ""
+        print(f"{notebook.stem:<18} {notebook.title()}{named}")
+    return DONE
+
+
+def compare(runs: Sequence[str]) -> int:
+    from .common.quiet import quiet
+
+    quiet()
+    from .report.compare import build_comparison
+
+    print(f"comparison: {_shown(build_comparison(runs))}")
     return DONE
 
 

@@ -16,6 +16,7 @@ import pytest
 from alter_lib import runner
 from alter_lib.params import ROOT
 from alter_lib.params.training import PLANS
+from alter_lib.run_folder import execution
 
 NO_INDEX = "has no model_index.json: not a diffusers pipeline folder"
 ARGUMENTS = ["--params", "params/smoke.yaml", "--set", "backbone.id=some/hub-id"]
@@ -249,4 +250,4 @@ def test_the_runner_starts_without_the_heavy_libraries():
 
 def test_images_keep_what_looks_like_a_path():
     data = {"image/png": str(ROOT), "text/plain": f"{ROOT}/x", "n": 1}
-    assert runner._relative_strings([data]) == [{"image/png": str(ROOT), "text/plain": "x", "n": 1}]
+    assert execution._relative_strings([data]) == [{"image/png": str(ROOT), "text/plain": "x", "n": 1}]

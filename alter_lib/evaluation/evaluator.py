@@ -1,6 +1,7 @@
 """`evaluate`: the artefact of a run beside the unpruned teacher, same prompts and seeds (paper §4, Tables 1, 2, 8)."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,10 +66,7 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
     drawn = {}
     for name in names:
         method = artefact_method(params, backbone, name)
-        drawn[name] = {
-            s: generate(method.sampler(params, s), protocol.prompts, image_folder(params), f"{name}-{s}")
-            for s in method.steps
-        }
+        drawn[name] = draw(params, method, protocol.prompts)
         for s, images in drawn[name].items():
             measured = judge.measure(images, name, s)
             metrics += [*measured.metrics, *cost_of(params, backbone, method, s)]
@@ -79,6 +77,14 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
     result.save()
     record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})
     return result
+
+
+def draw(params: Params, method: Method, prompts: Sequence[str] | Sequence[int]) -> dict[int, np.ndarray]:
+    """The method's pictures of all prompts, by the number of steps; those that are there are read."""
+    return {
+        s: generate(method.sampler(params, s), prompts, image_folder(params), f"{method.name}-{s}")
+        for s in method.steps
+    }
 
 
 def cost_of(params: Params, backbone: Backbone, method: Method, steps: int) -> list[Metric]:

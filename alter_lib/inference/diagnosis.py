@@ -1,7 +1,7 @@
 """doctor: is a plan really active, what does it skip, and what of the ideal speedup reaches the clock?"""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -101,17 +101,28 @@ def doctor(
     lost = [r for r in (patch.denoiser, *patch.layers) if not r.in_place()]
     if lost:
         return Diagnosis(active=False, fault=f"{len(lost)} modules had their forward replaced after apply_plan")
-    plan, scheduler = patch.plan, pipe.scheduler
-    steps = steps or getattr(scheduler, "num_inference_steps", None) or 20
-    visited = visited_timesteps(scheduler, steps)
-    costs = cost_table(pipe, plan, resolution)
-    ratio = plan.macs_ratio(visited, costs)
-    facts = dict(
+    steps = steps or getattr(pipe.scheduler, "num_inference_steps", None) or 20
+    visited = visited_timesteps(pipe.scheduler, steps)
+    costs = cost_table(pipe, patch.plan, resolution)
+    found = replace(counted(pipe, patch, visited, costs), steps=steps, batch_size=batch_size)
+    if not measure:
+        return found
+    inputs = random_inputs(pipe, costs.resolution, batch_size)
+    if wrong := wrong_layers(patch, visited, inputs):
+        return Diagnosis(active=False, fault=f"layers that do not follow the plan: {', '.join(wrong)}")
+    pruned, unpruned = call_seconds(patch, visited, inputs, repeats)
+    speedup = unpruned and unpruned / pruned
+    return replace(found, pruned_seconds=pruned, unpruned_seconds=unpruned, measured_speedup=speedup)
+
+
+def counted(pipe: DiffusionPipeline, patch: Patch, visited: list[int], costs: CostTable) -> Diagnosis:
+    """What needs no clock: the plan's experts and ratios over the visited timesteps, and the latest call's skips."""
+    plan, ratio = patch.plan, patch.plan.macs_ratio(visited, costs)
+    return Diagnosis(
         active=True,
         num_layers=len(plan.layer_names),
         skipped=latest_skips(patch),
-        scheduler=type(scheduler).__name__,
-        steps=steps,
+        scheduler=type(pipe.scheduler).__name__,
         calls=len(visited),
         experts=tuple(sorted({plan.expert(t) for t in visited})),
         resolution=costs.resolution,
@@ -122,16 +133,7 @@ def doctor(
         dropped=len(dropped_layers(pipe)),
         ideal_speedup=1 / ratio,
         device=str(denoiser_of(pipe).device),
-        batch_size=batch_size,
     )
-    if measure:
-        inputs = random_inputs(pipe, costs.resolution, batch_size)
-        if wrong := wrong_layers(patch, visited, inputs):
-            return Diagnosis(active=False, fault=f"layers that do not follow the plan: {', '.join(wrong)}")
-        pruned, unpruned = call_seconds(patch, visited, inputs, repeats)
-        speedup = unpruned and unpruned / pruned
-        facts |= dict(pruned_seconds=pruned, unpruned_seconds=unpruned, measured_speedup=speedup)
-    return Diagnosis(**facts)
 
 
 def cost_table(pipe: DiffusionPipeline, plan: ExpertPlan, resolution: tuple[int, int] | None) -> CostTable:

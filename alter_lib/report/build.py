@@ -48,20 +48,17 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
     Args:
         stale: {stem of a notebook: why its executed copy is out of date}, said on the page.
     """
-    folder, stale = params.run_folder, stale or {}
+    folder = params.run_folder
     provenance = read_json(folder / "provenance.json") or {}
     evaluation = read_json(folder / "metrics.json") or {}
     metrics, plan = evaluation.get("metrics", []), read_json(folder / "alter" / "plan.json")
-    executed = sorted(path for path in (folder / "notebooks").glob("*.ipynb") if ".partial" not in path.suffixes)
-    seconds, judged = provenance.get("wall_seconds", {}), findings(params, plan, metrics)
+    notebooks, judged = executed(folder / "notebooks", provenance, stale or {}), findings(params, plan, metrics)
     columns = list(dict.fromkeys(key for metric in metrics for key in metric))
     page = render(
         "report.html.j2",
         name=params.run.name,
-        notes=[
-            *out_of_date({path.stem: stale[path.stem] for path in executed if path.stem in stale}),
-            *(f"Warning: {line}." for line in provenance.get("warnings", [])),
-        ],
+        notes=[*out_of_date({each["stem"]: each["stale"] for each in notebooks if each["stale"]}),
+               *(f"Warning: {line}." for line in provenance.get("warnings", []))],
         answers=answers(params, ExpertPlan.load(folder / "alter"), metrics) if plan else [],
         findings=judged,
         counts=counted(judged),
@@ -73,9 +70,8 @@ def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path
         facts=facts(provenance),
         params=yaml.safe_dump(params.dump(), sort_keys=False, allow_unicode=True),
         artefacts=list(files(folder)),
-        pictures=[(path.stem, quote(path.name), quote(path.with_suffix(".pdf").name))
-                  for path in sorted((folder / "figures").glob("*.png"))],
-        notebooks=[_notebook(path, seconds.get(path.stem), stale.get(path.stem)) for path in executed],
+        pictures=list(pictures(folder / "figures")),
+        notebooks=notebooks,
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -106,11 +102,24 @@ def counted(judged: Sequence[Finding]) -> str:
     return f"{number['reached']} reached, {number['missed']} missed{left}."
 
 
+def pictures(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Stem of each figure, and the links to its png and pdf."""
+    for path in sorted(folder.glob("*.png")):
+        yield path.stem, quote(path.name), quote(path.with_suffix(".pdf").name)
+
+
 def files(folder: Path) -> Iterator[File]:
     for pattern, what in FILES.items():
         for path in sorted(folder.glob(pattern)):
             name = path.relative_to(folder).as_posix()
             yield File(name, quote(name), what, f"{path.stat().st_size / 1000:,.1f}")
+
+
+def executed(folder: Path, provenance: Mapping[str, Any], stale: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every notebook that ran to its end, in order."""
+    paths = sorted(path for path in folder.glob("*.ipynb") if ".partial" not in path.suffixes)
+    seconds = provenance.get("wall_seconds", {})
+    return [_notebook(path, seconds.get(path.stem), stale.get(path.stem)) for path in paths]
 
 
 def _notebook(path: Path, seconds: float | None, stale: str | None) -> dict[str, Any]:

@@ -84,12 +84,7 @@ class Trainer:
         self.layer_macs = torch.tensor(costs.layers, dtype=dtype, device=self.device)  # or ns, by cost.unit
         self.fixed_macs = float(costs.always)
         self.adapters = add_adapters(self.student, training.lora_rank) if training.lora_rank else None
-        if training.compile != "none":
-            teacher.compile(dynamic=False)
-        if training.compile == "both":
-            skipping.compile_forwards(self.modules)
-        if training.gradient_checkpointing:
-            skipping.checkpoint_forwards(self.modules)
+        self.prepare_forwards(teacher)
         self.objective = Objective(
             teacher,
             self.student,
@@ -97,6 +92,16 @@ class Trainer:
             self.params.loss,
             self.accelerator.autocast,
         )
+
+    def prepare_forwards(self, teacher: torch.nn.Module) -> None:
+        """Compiled and checkpointed, as the params have it: what is computed stays the same."""
+        training = self.params.training
+        if training.compile != "none":
+            teacher.compile(dynamic=False)
+        if training.compile == "both":
+            skipping.compile_forwards(self.modules)
+        if training.gradient_checkpointing:
+            skipping.checkpoint_forwards(self.modules)
 
     # --- the two tables -------------------------------------------------------------------------------------------
 

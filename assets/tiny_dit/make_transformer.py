@@ -136,40 +136,65 @@ def log_row(losses: list, step: int, rate: float, seconds: float) -> None:
         csv.writer(file).writerow(row)
 
 
+class Trained:
+    """The transformer with optimizer and moving average: what a checkpoint holds."""
+
+    def __init__(self, dit: DiTTransformer2DModel, since: int) -> None:
+        """since: the step at which the optimizer begins, 0 unless a warm start went on."""
+        self.dit, self.step, self.since = dit, since, since
+        self.optimizer = torch.optim.AdamW(
+            dit.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+        )
+        self.ema = EMAModel(dit.parameters(), decay=EMA_DECAY, foreach=True)
+        self.parts = {"transformer": dit, "optimizer": self.optimizer, "ema": self.ema}
+
+    def resume(self, device: str) -> None:
+        """From the last checkpoint, or from nothing with a new log."""
+        if (state := STATE / "transformer.pt").exists():
+            saved = torch.load(state, weights_only=True, map_location=device)
+            self.step, self.since = saved["step"], saved["since"]
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+        elif not self.since:
+            (HERE / "transformer_log.csv").write_text("step,epsilon_mse,variational_bound,learning_rate,seconds\n")
+
+    def update(self, loss: torch.Tensor, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.dit.parameters(), 1.0)
+        self.optimizer.step(), self.optimizer.zero_grad(), self.ema.step(self.dit.parameters())
+        self.step += 1
+
+    def save(self) -> None:
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        atomic_save({"step": self.step, "since": self.since, **states}, STATE / "transformer.pt")
+
+    def snapshot(self) -> None:
+        (STATE / "snapshots").mkdir(exist_ok=True)
+        save_file(ema_weights(self.dit, self.ema), STATE / "snapshots" / f"{self.step:06d}.safetensors")
+
+
 def train(dit: DiTTransformer2DModel, steps: int, device: str, compiled: bool, since: int) -> None:
     images, labels = pictures("train")
     mean, std = encode(images)
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
     denoise = torch.compile(dit) if compiled else dit
-    optimizer = torch.optim.AdamW(dit.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    ema, first = EMAModel(dit.parameters(), decay=EMA_DECAY, foreach=True), since
-    if (state := STATE / "transformer.pt").exists():
-        saved = torch.load(state, weights_only=True, map_location=device)
-        first, since = saved["step"], saved["since"]
-        for part, name in ((dit, "transformer"), (optimizer, "optimizer"), (ema, "ema")):
-            part.load_state_dict(saved[name])
-    elif not since:
-        (HERE / "transformer_log.csv").write_text("step,epsilon_mse,variational_bound,learning_rate,seconds\n")
+    made = Trained(dit, since)
+    made.resume(device)
     losses, started = [], time.time()
-    for step in tqdm(range(first, steps), initial=first, total=steps, desc="transformer", mininterval=30):
-        drawn = draw_batch(step, labels)
+    for step in tqdm(range(made.step, steps), initial=made.step, total=steps, desc="transformer", mininterval=30):
+        drawn, rate = draw_batch(step, labels), learning_rate(step, steps, made.since)
         clean = (mean[drawn["index"]] + std[drawn["index"]] * drawn["posterior_noise"]).to(device)
         mse, bound = diffusion_losses(denoise, clean, {k: v.to(device) for k, v in drawn.items()}, alphas)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, since)
-        (mse + bound).backward()
-        torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
-        optimizer.step(), optimizer.zero_grad(), ema.step(dit.parameters())
+        made.update(mse + bound, rate)
         losses.append(torch.stack([mse, bound]).detach())
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            log_row(losses, step + 1, learning_rate(step, steps, since), time.time() - started)
+        if made.step % SAVE_EVERY == 0 or made.step == steps:
+            log_row(losses, made.step, rate, time.time() - started)
             losses, started = [], time.time()
-            parts = {"transformer": dit, "optimizer": optimizer, "ema": ema}
-            states = {name: part.state_dict() for name, part in parts.items()}
-            atomic_save({"step": step + 1, "since": since, **states}, state)
-        if (step + 1) % SNAPSHOT_EVERY == 0 or step + 1 == steps:
-            (STATE / "snapshots").mkdir(exist_ok=True)
-            save_file(ema_weights(dit, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
+            made.save()
+        if made.step % SNAPSHOT_EVERY == 0 or made.step == steps:
+            made.snapshot()
 
 
 def export(dit: DiTTransformer2DModel, weights: dict[str, torch.Tensor], folder: Path) -> None:

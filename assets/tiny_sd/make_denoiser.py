@@ -116,70 +116,94 @@ def ema_weights(networks: torch.nn.ModuleList, ema: EMAModel) -> dict[str, torch
     return {name: shadow.half().cpu().contiguous() for name, shadow in zip(names, ema.shadow_params, strict=True)}
 
 
+@torch.no_grad()
+def encode(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the scaled latents [N, 12, 8, 8]."""
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
+    moments = [vae.encode(batch).latent_dist for batch in images.split(128)]
+    return tuple(torch.cat([getattr(m, of) for m in moments]) * vae.config.scaling_factor for of in ("mean", "std"))
+
+
+def noised(clean: torch.Tensor, batch: dict, alphas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy latents, and the target of v-prediction."""
+    alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * batch["noise"]
+    return noisy, alpha.sqrt() * batch["noise"] - (1 - alpha).sqrt() * clean
+
+
+def log_row(losses: list, step: int, rate: float, seconds: float) -> None:
+    row = [step, f"{torch.stack(losses).mean().item():.5f}", f"{rate:.2e}", f"{seconds:.0f}"]
+    with (HERE / "denoiser_log.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(row)
+
+
+class Trained:
+    """Both networks with optimizer and moving average: what a checkpoint holds."""
+
+    def __init__(self, both: torch.nn.ModuleList, since: int) -> None:
+        """since: the step at which the optimizer begins, 0 unless a warm start went on."""
+        self.both, self.step, self.since = both, since, since
+        self.optimizer = torch.optim.AdamW(
+            both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+        )
+        self.ema = EMAModel(both.parameters(), decay=EMA_DECAY, foreach=True)
+        self.parts = {"networks": both, "optimizer": self.optimizer, "ema": self.ema}
+
+    def resume(self, device: str) -> None:
+        """From the last checkpoint, or from nothing with a new log."""
+        if (state := STATE / "denoiser.pt").exists():
+            saved = torch.load(state, weights_only=True, map_location=device)
+            self.step, self.since = saved["step"], saved["since"]
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+        elif not self.since:
+            (HERE / "denoiser_log.csv").write_text("step,loss,learning_rate,seconds\n")
+
+    def update(self, loss: torch.Tensor, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
+        self.optimizer.step(), self.optimizer.zero_grad(), self.ema.step(self.both.parameters())
+        self.step += 1
+
+    def save(self) -> None:
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        atomic_save({"step": self.step, "since": self.since, **states}, STATE / "denoiser.pt")
+
+    def snapshot(self) -> None:
+        (STATE / "snapshots").mkdir(exist_ok=True)
+        save_file(ema_weights(self.both, self.ema), STATE / "snapshots" / f"{self.step:06d}.safetensors")
+
+
 def train(
     both: torch.nn.ModuleList, tokenizer: CLIPTokenizer, steps: int, device: str, compiled: bool, since: int
 ) -> None:
     images, rows = emoji("train")
-    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
-    with torch.no_grad():
-        moments = [vae.encode(batch).latent_dist for batch in images.split(128)]
-    mean = torch.cat([m.mean for m in moments]) * vae.config.scaling_factor
-    std = torch.cat([m.std for m in moments]) * vae.config.scaling_factor
+    mean, std = encode(images)
     is_base = torch.tensor([row["variant"] == "" for row in rows])
     bases, variants = is_base.nonzero()[:, 0], (~is_base).nonzero()[:, 0]
-    scheduler = PNDMScheduler(**SCHEDULER)
-    alphas = scheduler.alphas_cumprod
+    alphas = PNDMScheduler(**SCHEDULER).alphas_cumprod
     unet, text_encoder = both.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     denoise = torch.compile(unet) if compiled else unet
-    optimizer = torch.optim.AdamW(both.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    ema, log, first = EMAModel(both.parameters(), decay=EMA_DECAY, foreach=True), HERE / "denoiser_log.csv", since
-    if (state := STATE / "denoiser.pt").exists():
-        saved = torch.load(state, weights_only=True, map_location=device)
-        first, since = saved["step"], saved["since"]
-        both.load_state_dict(saved["networks"]), optimizer.load_state_dict(saved["optimizer"])
-        ema.load_state_dict(saved["ema"])
-    elif not since:
-        log.write_text("step,loss,learning_rate,seconds\n")
+    made = Trained(both, since)
+    made.resume(device)
     losses, started = [], time.time()
-    for step in tqdm(range(first, steps), initial=first, total=steps, desc="denoiser", mininterval=30):
-        batch = draw_batch(step, rows, bases, variants)
+    for step in tqdm(range(made.step, steps), initial=made.step, total=steps, desc="denoiser", mininterval=30):
+        batch, rate = draw_batch(step, rows, bases, variants), learning_rate(step, steps, made.since)
         clean = mean[batch["index"]] + std[batch["index"]] * batch["posterior_noise"]
-        alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
-        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * batch["noise"]).to(device)
-        target = (alpha.sqrt() * batch["noise"] - (1 - alpha).sqrt() * clean).to(device)  # v-prediction
+        noisy, target = (each.to(device) for each in noised(clean, batch, alphas))
         tokens = tokenizer(batch["captions"], padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = text_encoder(tokens.to(device)).last_hidden_state
         loss = (denoise(noisy, batch["timesteps"].to(device), states).sample - target).square().mean()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, since)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimizer.step(), optimizer.zero_grad(), ema.step(both.parameters())
+        made.update(loss, rate)
         losses.append(loss.detach())
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            with log.open("a", newline="") as file:
-                csv.writer(file).writerow(
-                    [
-                        step + 1,
-                        f"{torch.stack(losses).mean().item():.5f}",
-                        f"{learning_rate(step, steps, since):.2e}",
-                        f"{time.time() - started:.0f}",
-                    ]
-                )
+        if made.step % SAVE_EVERY == 0 or made.step == steps:
+            log_row(losses, made.step, rate, time.time() - started)
             losses, started = [], time.time()
-            atomic_save(
-                {
-                    "step": step + 1,
-                    "since": since,
-                    "networks": both.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "ema": ema.state_dict(),
-                },
-                state,
-            )
-        if (step + 1) % SNAPSHOT_EVERY == 0:
-            (STATE / "snapshots").mkdir(exist_ok=True)
-            save_file(ema_weights(both, ema), STATE / "snapshots" / f"{step + 1:06d}.safetensors")
+            made.save()
+        if made.step % SNAPSHOT_EVERY == 0:
+            made.snapshot()
 
 
 def export(both: torch.nn.ModuleList, weights: dict[str, torch.Tensor], folder: Path) -> None:

@@ -46,51 +46,52 @@ def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
         return psnr(torch.cat(decoded), images)
 
 
+def log_row(vae: AutoencoderKL, mse: float, kl: float, images: torch.Tensor, held_out: torch.Tensor, step: int) -> None:
+    scores = [f"{reconstruction_psnr(vae, pictures):.2f}" for pictures in (images[:512], held_out)]
+    with (HERE / "vae_log.csv").open("a", newline="") as file:
+        csv.writer(file).writerow([step, f"{mse:.5f}", f"{kl:.1f}", *scores])
+
+
+def losses(vae: AutoencoderKL, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared error of the reconstruction from a sampled latent, and KL to N(0, 1)."""
+    posterior = vae.encode(batch).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
+    mse = (vae.decode(posterior.mean + posterior.std * noise).sample - batch).square().mean()
+    return mse, posterior.kl().mean()
+
+
+def resume(parts: dict, device: torch.device) -> int:
+    """The step of the last checkpoint, whose state `parts` get, or 0 with a new log."""
+    if not (state := STATE / "vae.pt").exists():
+        (HERE / "vae_log.csv").write_text("step,mse,kl,psnr_train,psnr_held_out\n")
+        return 0
+    saved = torch.load(state, weights_only=True, map_location=device)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]
+
+
 def train(vae: AutoencoderKL, images: torch.Tensor, held_out: torch.Tensor, steps: int, size: int) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min(1.0, (k + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(k / steps, 1.0))) + 1e-3
     )
-    ema, log, first = EMAModel(vae.parameters(), decay=0.998), HERE / "vae_log.csv", 0
-    if (state := STATE / "vae.pt").exists():
-        saved = torch.load(state, weights_only=True, map_location=vae.device)
-        first = saved["step"]
-        for part, name in ((vae, "vae"), (optimizer, "optimizer"), (schedule, "schedule"), (ema, "ema")):
-            part.load_state_dict(saved[name])
-    else:
-        log.write_text("step,mse,kl,psnr_train,psnr_held_out\n")
+    ema = EMAModel(vae.parameters(), decay=0.998)
+    parts = {"vae": vae, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    first = resume(parts, vae.device)
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="vae", mininterval=10):
         generator = torch.Generator().manual_seed(SEED * 10**6 + step)
         batch = augment(images[torch.randint(len(images), (size,), generator=generator)], generator).to(vae.device)
-        posterior = vae.encode(batch).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
-        mse = (vae.decode(posterior.mean + posterior.std * noise).sample - batch).square().mean()
-        kl = posterior.kl().mean()
+        mse, kl = losses(vae, batch, generator)
         (mse + KL_WEIGHT * kl).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step(), schedule.step(), optimizer.zero_grad(), ema.step(vae.parameters())
         if (step + 1) % 250 == 0 or step + 1 == steps:
             ema.store(vae.parameters()), ema.copy_to(vae.parameters())
-            row = [
-                step + 1,
-                f"{mse.item():.5f}",
-                f"{kl.item():.1f}",
-                f"{reconstruction_psnr(vae, images[:512]):.2f}",
-                f"{reconstruction_psnr(vae, held_out):.2f}",
-            ]
+            log_row(vae, mse.item(), kl.item(), images, held_out, step + 1)
             ema.restore(vae.parameters())
-            with log.open("a", newline="") as file:
-                csv.writer(file).writerow(row)
-            atomic_save(
-                {
-                    "step": step + 1,
-                    "vae": vae.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "ema": ema.state_dict(),
-                },
-                state,
-            )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            atomic_save({"step": step + 1, **states}, STATE / "vae.pt")
     ema.copy_to(vae.parameters())
 
 

@@ -11,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +114,22 @@ def chromium() -> str:
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium on the path")
     return found
+
+
+@pytest.fixture(scope="session")
+def finished_run(request: pytest.FixtureRequest) -> Path:
+    """The run folder of ALTER_RUN, else of `smoke_run`."""
+    given = os.environ.get("ALTER_RUN")
+    return Path(given).resolve() if given else request.getfixturevalue("smoke_run")[0]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """Headless Chromium by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluated_run import N, evaluated, plan_for
 from IPython.display import Markdown
-from safetensors.torch import save_file
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib.backbones import wrap
@@ -19,7 +19,6 @@ from alter_lib.evaluation import EvaluationResult, beside_paper, evaluate, paper
 from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.cost import PAPER as TABLE_1_COUNTER
 from alter_lib.evaluation.cost import sampler_macs
-from alter_lib.evaluation.curve import evaluate_curve
 from alter_lib.evaluation.generation import Sampler
 from alter_lib.evaluation.our_tables import printed
 from alter_lib.evaluation.paper_tables import PAPER
@@ -28,36 +27,11 @@ from alter_lib.inference import save_pipeline
 from alter_lib.params import Params, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.tables import paper_comparison
-from alter_lib.training.snapshots import WEIGHTS, snapshot_folder
-
-N = 12
-
-
-def plan_for(pipeline, seed: int = 0) -> ExpertPlan:
-    """Three experts; the first, at the noisy end, runs everything."""
-    backbone = wrap(pipeline)
-    masks = torch.rand(3, len(backbone.layers), generator=torch.Generator().manual_seed(seed)) < 0.5
-    masks[0] = True
-    routing = torch.arange(backbone.num_train_timesteps - 1, -1, -1) * 3 // backbone.num_train_timesteps
-    return ExpertPlan.for_backbone(backbone, masks, routing)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Params (as a mapping) of a run that has an artefact, and what `evaluate` left there."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    tiny_pipeline().save_pretrained(folder / "teacher")
-    student = tiny_pipeline(seed=1)
-    save_pipeline(student, plan_for(student), folder / "t" / "alter")
-    params = {
-        "run": {"name": "t", "out": str(folder)},
-        "backbone": {"id": str(folder / "teacher"), "device": "cpu"},
-        "training": {"steps": 1, "hypernetwork_steps": 1, "batch_size": 1, "learning_rate": 1e-4, "warmup_steps": 0,
-                     "hypernetwork_learning_rate": 1e-4},
-        "sampling": {"guidance_scale": 3.0, "batch_size": 12},
-        "evaluation": {"num_images": N, "steps": [3], "teacher_steps": [4, 3], "bootstrap": 30},
-    }  # fmt: skip
-    return {"params": params, "folder": folder, "result": evaluate(load_params(params))}
+    return evaluated(tmp_path_factory.mktemp("evaluation"))
 
 
 def with_evaluation(run: dict, **values) -> Params:
@@ -228,19 +202,19 @@ def test_the_papers_numbers_agree_with_each_other() -> None:
     assert (shared == paper_table("1").loc[("ALTER 0.65", 20)][shared.index]).all()
 
 
+def as_printed(result: EvaluationResult) -> EvaluationResult:
+    """The figures at 3 and 4 steps as those of 20 and 50, at a ratio within 0.025 of the paper's 0.65."""
+    steps, ratio = {3: 20, 4: 50}, {"macs_ratio": 0.64}
+    metrics = tuple(
+        replace(each, steps=steps.get(each.steps, each.steps), value=ratio.get(each.name, each.value))
+        for each in result.metrics
+    )
+    return replace(result, metrics=metrics)
+
+
 @pytest.mark.parametrize("number", ["1", "2", "8"])
 def test_ours_stands_beside_the_papers(run: dict, number: str) -> None:
-    ratio = {"macs_ratio": 0.64}  # within 0.025 of the paper's 0.65
-    result = EvaluationResult(
-        metrics=tuple(
-            replace(
-                metric, steps={3: 20, 4: 50}.get(metric.steps, metric.steps), value=ratio.get(metric.name, metric.value)
-            )
-            for metric in run["result"].metrics
-        ),
-        grid=run["result"].grid,
-        folder=run["result"].folder,
-    )
+    result = as_printed(run["result"])
     frame = beside_paper(number, result)
     assert list(frame.columns.get_level_values(0).unique()) == ["paper", "ours (t)"]
     row = frame.loc[("ALTER 0.65", 20)]
@@ -254,6 +228,11 @@ def test_ours_stands_beside_the_papers(run: dict, number: str) -> None:
         .all()
         .all()
     )
+
+
+@pytest.mark.parametrize("number", ["1", "2", "8"])
+def test_a_table_says_of_each_figure_why_it_is_not_there(run: dict, number: str) -> None:
+    result = as_printed(run["result"])
     text = printed(number, result)
     measured = text.loc[("ALTER 0.65", 20), "ours (t)"]
     assert not measured.str.contains("[a-z]").any()  # figures alone
@@ -264,57 +243,3 @@ def test_ours_stands_beside_the_papers(run: dict, number: str) -> None:
     assert (text["paper"].loc[("ALTER 0.65", 20)] != "").all()
     shown = [part.data if isinstance(part, Markdown) else part.to_html() for part in paper_comparison(result)]
     assert shown[0].startswith("Table 1") and len(shown) == 8 and "cited, not run here" in shown[1]
-
-
-# --- learning curves, and the lean evaluation of a study ----------------------------------------------------------
-
-
-def beside(run: dict, name: str, **overrides) -> Params:
-    """The run under another name, with its artefact."""
-    shutil.copytree(run["folder"] / "t" / "alter", run["folder"] / name / "alter")
-    return load_params(run["params"], {"run.name": name, **overrides})
-
-
-def test_without_the_teachers_pictures_its_figures_stay(run: dict) -> None:
-    result = evaluate(beside(run, "lean", **{"evaluation.teacher_pictures": False}))
-    assert list(result.grid.images) == ["real", "alter@3"]
-    assert not any(metric.name.endswith("_to_teacher") for metric in result.metrics)
-    for method in ("alter", "teacher"):
-        value = run["result"].value("fid_alexnet", method, 3)
-        assert result.value("fid_alexnet", method, 3) == pytest.approx(value, rel=1e-4)
-
-
-def keep_snapshot(folder: Path, updates: int, pipeline, plan: ExpertPlan) -> None:
-    home = snapshot_folder(folder, updates)
-    home.mkdir(parents=True)
-    save_file({name: value.half() for name, value in pipeline.unet.state_dict().items()}, home / WEIGHTS)
-    plan.save(home)
-
-
-def test_a_learning_curve_has_the_figures_of_each_snapshot(run: dict) -> None:
-    """The first is the teacher under a plan that skips nothing, the second the artefact; stored in half precision."""
-    keys = {"training.steps": 4, "training.snapshots": [2, 4], "evaluation.curve_images": N}
-    params = load_params(run["params"], {"run.name": "curve", "evaluation.teacher_pictures": False, **keys})
-    student, whole = tiny_pipeline(), plan_for(tiny_pipeline())  # autoencoder and text encoder are the teacher's
-    student.unet = tiny_pipeline(seed=1).unet
-    save_pipeline(student, whole, params.run_folder / "alter")
-    keep_snapshot(params.run_folder, 2, tiny_pipeline(), replace(whole, masks=torch.ones_like(whole.masks)))
-    keep_snapshot(params.run_folder, 4, student, whole)
-    metrics, result = evaluate_curve(params), evaluate(params)
-    written = json.loads((params.run_folder / "curve.json").read_text())["metrics"]
-    assert [(each.name, each.updates) for each in metrics] == [(each["name"], each["updates"]) for each in written]
-    fid = {each.updates: each for each in metrics if each.name == "fid_alexnet"}
-    for updates, method in ((2, "teacher"), (4, "alter")):
-        assert fid[updates].value == pytest.approx(result.value("fid_alexnet", method, 3), rel=0.02)
-        assert (fid[updates].n, fid[updates].method, fid[updates].steps) == (N, "alter", 3)
-    ratios = {each.updates: each.value for each in metrics if each.name == "macs_ratio"}
-    assert ratios == {2: 1.0, 4: pytest.approx(whole.macs_ratio())}
-
-
-def test_a_curve_that_nobody_asked_for_or_whose_snapshot_is_missing_is_one_line(run: dict) -> None:
-    params = load_params(run["params"])
-    with pytest.raises(ParamsError, match="evaluation.curve_images: a learning curve needs it and training.snapshots"):
-        evaluate_curve(params)
-    asked = {"training.snapshots": [1], "evaluation.curve_images": N}
-    with pytest.raises(FileNotFoundError, match="t/snapshots: none after 1 updates"):
-        evaluate_curve(load_params(params.dump(), asked))

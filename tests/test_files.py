@@ -81,6 +81,13 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path):
     assert os.listdir(tmp_path / "folder") == ["two"]
 
 
+def write_set(folder: Path, content: str) -> None:
+    with files.whole_files(folder, last="index") as partial:
+        for name in ("a/weights", "b", "index"):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(content)
+
+
 @given(st.integers(0, 3))
 def test_files_are_moved_in_with_the_one_that_makes_them_valid_last(
     tmp_path_factory: pytest.TempPathFactory, fail: int
@@ -95,23 +102,17 @@ def test_files_are_moved_in_with_the_one_that_makes_them_valid_last(
         moves.append(paths)
         replace(*paths)
 
-    def write(content: str) -> None:
-        with files.whole_files(folder, last="index") as partial:
-            for name in ("a/weights", "b", "index"):
-                (partial / name).parent.mkdir(exist_ok=True)
-                (partial / name).write_text(content)
-
-    write("old")
+    write_set(folder, "old")
     (folder / "theirs").write_text("kept")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "replace", failing)
         if fail < 3:
             with pytest.raises(OSError):
-                write("new")
+                write_set(folder, "new")
         else:
-            write("new")
+            write_set(folder, "new")
     held = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert held.pop("theirs") == "kept" and not list(folder.parent.glob("*.partial"))
     assert "index" not in held if fail < 3 else set(held.values()) == {"new"}
-    write("new")
+    write_set(folder, "new")
     assert {path.read_text() for path in folder.rglob("*") if path.is_file()} == {"new", "kept"}

@@ -1,75 +1,20 @@
 """report.html: one page that needs nothing from outside, says first what was reached, and hides no failure."""
 
-import base64
-import hashlib
-import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
+from report_content import METRICS, SMALL, metric, outside, png
 
 from alter_lib import provenance
-from alter_lib.evaluation.result import Grid
-from alter_lib.params import Params, ParamsError, load_params
-from alter_lib.plan import CostTable, ExpertPlan
-from alter_lib.report import answers, build, cells
-from alter_lib.report.compare import build_comparison
+from alter_lib.params import Params, load_params
+from alter_lib.report import answers, build
 from alter_lib.report.findings import findings, key_figures
-from alter_lib.report.page import fit
-
-new = nbformat.v4
-
-
-def png(width: int = 4, height: int = 3, seed: int = 0) -> str:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    target = io.BytesIO()
-    Image.fromarray(pixels).save(target, "PNG")
-    return base64.b64encode(target.getvalue()).decode()
-
-
-def displayed(**data: Any) -> str:
-    mimes = {"html": "text/html", "plain": "text/plain", "png": "image/png", "latex": "text/latex",
-             "widget": "application/vnd.jupyter.widget-view+json", "svg": "image/svg+xml"}  # fmt: skip
-    return cells.output(new.new_output("display_data", {mimes[name]: value for name, value in data.items()}))
-
-
-class Outside(HTMLParser):
-    """Collects whatever would load something or run."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found += [tag] if tag in {"script", "link", "iframe", "object", "embed"} else []
-        for name, value in attributes:
-            loads = name in {"src", "srcset", "data", "background"} and not (value or "").startswith("data:")
-            self.found += [f"{tag} {name}={value}"] if loads or name.startswith("on") else []
-
-
-def own_script(page: str) -> str:
-    """The page's one script, which its Content-Security-Policy names by hash."""
-    script = re.search(r"<script>(.*?)</script>\n</body>", page, re.S)
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'\"" in page
-    return script[0]
-
-
-def outside(page: str) -> list[str]:
-    parser = Outside()
-    parser.feed(page.replace(own_script(page), "", 1))
-    return parser.found + re.findall(r"@import|url\((?!['\"]?data:)", page)
-
 
 PLAN = {
     "num_train_timesteps": 1000,
@@ -81,31 +26,7 @@ PLAN = {
 }
 
 
-# by hand: 3 layers of 10, 20 and 30 MACs and 40 fixed ones; 2 of 3 experts serve 10 timesteps
-SMALL = ExpertPlan(
-    torch.tensor([[True, False, True], [True, True, False], [True, True, True]]),
-    torch.tensor([0] * 6 + [1] * 4),
-    ("down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.1.resnets.0"),
-    CostTable((10, 20, 30), 40, "linear+conv", (8, 8)),
-    "UNet2DConditionModel",
-    "hash",
-    0.75,
-)
-
-
-def metric(name: str, method: str, steps: int, value: float, **more: Any) -> dict[str, Any]:
-    return {"name": name, "method": method, "steps": steps, "value": value, **more}
-
-
-METRICS = [
-    metric("fid_alexnet", "teacher", 20, 4.0, interval=[3.9, 4.1], n=1000),
-    metric("total_macs", "teacher", 20, 2.0e10),
-    metric("total_macs", "teacher", 13, 1.33e10),
-    metric("fid_alexnet", "alter", 20, 6.0, interval=[5.9, 6.1], n=1000),
-    metric("total_macs", "alter", 20, 1.3e10),
-    metric("fid_alexnet_ratio", "alter", 20, 1.5, interval=[1.45, 1.55], n=1000, against="teacher@20"),
-    metric("fid_alexnet_ratio", "alter", 20, 0.9, interval=[0.85, 0.95], n=1000, against="teacher@13"),
-]
+new = nbformat.v4
 
 
 @pytest.fixture
@@ -269,12 +190,6 @@ def test_a_figure_is_embedded_and_its_caption_escaped(page: Callable[..., str]):
     assert "&lt;img src=x" in text
 
 
-def test_code_is_folded_and_escaped():
-    html = cells.code("# why\nprint('</details><script>alert(1)</script>')")
-    assert html.startswith('<details class="code"><summary><code># why</code></summary>')
-    assert "<script>" not in html and html.count("</details>") == 1
-
-
 def test_what_could_run_or_load_is_cut_out(page: Callable[..., str]):
     hostile = """[a](javascript:alert(1)) <img src="https://a.b/c.png"> ![x](http://a.b/c.png)
 <iframe src="//a"></iframe> <script>alert(1)</script><b onclick="alert(1)" style="background:url(http://a.b)">bold</b>"""
@@ -285,91 +200,6 @@ def test_what_could_run_or_load_is_cut_out(page: Callable[..., str]):
     assert "<td>1</td>" in text and "bold" in text and "color: red" not in text
 
 
-def test_progress_bars_show_their_last_state_and_colours_survive():
-    printed = "  0%|\r 50%|\r100%| done\n\x1b[31m<red>\x1b[0m\n\n"
-    text = cells.output(new.new_output("stream", name="stderr", text=printed))
-    assert text == '<pre class="stderr">100%| done\n<span class="ansi-red-fg">&lt;red&gt;</span></pre>'
-    assert cells.output(new.new_output("stream", text="\n")) == ""
-
-
-def test_of_several_forms_the_richest_that_works_offline_is_shown():
-    assert displayed(html="<table><tr><td>1</td></tr></table>", plain="x").startswith('<div class="table"><table>')
-    assert "<pre>x</pre>" == displayed(html="<script>require()</script>", plain="x")
-    assert displayed(png=png(), plain="<Figure>").startswith("<figure><img src=")
-    assert displayed(widget={"model_id": "1"}, plain="IntSlider()") == ""
-    assert displayed(widget={"model_id": "1"}, plain="Viewer()", png=png()).startswith("<figure>")
-    assert displayed(svg="<svg onload='alert(1)'/>").startswith('<figure><img src="data:image/svg+xml;base64,')
-
-
 def test_an_error_is_shown(page: Callable[..., str]):
     error = new.new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad <x>"])
     assert 'class="error"' in page(new.new_code_cell("f()", outputs=[error]))
-
-
-def test_formulas_are_pictures_with_their_source_and_unknown_latex_is_shown_as_it_is():
-    html = cells.markdown(r"The ratio loss $L = \log\frac{\max(S, p)}{\min(S, p)}$ and $\nosuch{x}$")
-    assert html.count("data:image/svg+xml") == 1 and r'alt="L = \log\frac' in html
-    assert r"<code>\nosuch{x}</code>" in html
-    assert displayed(latex="$x^2$").count("data:image/svg+xml") == 1
-
-
-def test_pictures_of_a_cell_and_of_the_repository_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cells, "ROOT", tmp_path)
-    (tmp_path / "in.png").write_bytes(base64.b64decode(png()))
-    attached = {"x y.png": {"image/png": png()}}
-    assert "data:image/png" in cells.markdown("![a](attachment:x%20y.png)", attached, tmp_path)
-    assert "data:image/png" in cells.markdown("![a](in.png)", None, tmp_path)
-    (tmp_path / "sub").mkdir()
-    monkeypatch.setattr(cells, "ROOT", tmp_path / "sub")
-    assert "<img" not in cells.markdown("![a](../in.png)", None, tmp_path / "sub")
-
-
-def test_a_page_that_is_too_large_loses_bytes_before_it_loses_pictures():
-    uris = [f"data:image/png;base64,{png(160, 160, seed)}" for seed in range(3)]
-    page = "".join(f'<img src="{uri}">' for uri in uris)
-    assert fit(page, len(page)) == page
-    smaller = fit(page, len(page) - 1)
-    assert len(smaller) < len(page) and smaller.count("image/webp") == 1 and smaller.count("image/png") == 2
-    least = fit(page, 2000)
-    assert len(least) <= 2000 and least.count("image/svg+xml") >= 2
-
-
-# --- comparison -----------------------------------------------------------------------------------------------------
-
-
-def write_run(folder: Path, steps: int, metrics: list[dict[str, Any]]) -> Path:
-    params = load_params("params/smoke.yaml", {"training.steps": steps})  # a folder may be renamed
-    provenance.write_text(folder / "params.yaml", yaml.safe_dump(params.dump()))
-    SMALL.save(folder / "alter")
-    (folder / "metrics.json").write_text(json.dumps({"metrics": metrics, "notes": []}))
-    Grid(("a", "b"), {"alter@20": np.zeros((2, 4, 4, 3), np.uint8)}, {"alter@20": [5.0]}).save(folder / "grid.npz")
-    return folder
-
-
-def scored(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With what the front needs: both figures of quality, with intervals."""
-    extra = [metric("proxy_text_score", method, 20, 70.0, interval=[69.0, 71.0], n=1000)
-             for method in ("teacher", "alter")]  # fmt: skip
-    return [{**m, "macs_convention": "linear+conv"} if m["name"] == "total_macs" else m for m in metrics] + extra
-
-
-def test_comparison_sets_runs_side_by_side(tmp_path: Path):
-    scores = {"value": 8.0, "interval": [7.9, 8.1], "n": 500}
-    worse = [m | scores if (m["name"], m["method"]) == ("fid_alexnet", "alter") else m for m in METRICS]
-    runs = [write_run(tmp_path / "a", 12, scored(METRICS)), write_run(tmp_path / "b<i>", 20, scored(worse))]
-    path = build_comparison(runs)
-    text = path.read_text()
-    assert path == tmp_path / "compare-a-b<i>.html" and outside(text) == []
-    assert '<td>training.steps</td><td class="number">12</td><td class="number">20</td>' in text
-    assert "6 [5.9, 6.1]" in text and "8 [7.9, 8.1]" in text and "b&lt;i&gt;" in text and "b<i>" not in text
-    assert "measured at N = 500, 1000: not comparable" in text
-    assert text.count("data:image/png") == 4  # masks of both, the front, the pictures
-    assert 'href="a/report.html"' in text and 'href="b%3Ci%3E/report.html"' in text
-
-
-@pytest.mark.parametrize(("names", "fault"), [(["a"], "two runs or more"), (["a", "nothing"], "is no run folder")])
-def test_what_is_no_pair_of_runs_is_one_line(tmp_path: Path, names: list[str], fault: str):
-    write_run(tmp_path / "a", 12, [])
-    with pytest.raises(ParamsError, match=fault):
-        build_comparison([tmp_path / name for name in names])
-    assert not list(tmp_path.glob("*.html"))

@@ -182,3 +182,12 @@ def test_library_and_assets_count_for_all(run: Run, tmp_path: Path, monkeypatch:
 
 def test_the_project_s_library_has_a_hash_that_takes_no_time():
     assert len(state.library_hash()) == 64 and (ROOT / "alter_lib" / "losses.py").exists()
+
+
+def test_an_edited_notebook_is_run_again_not_refused(tmp_path: Path, write_notebook: Callable[..., Path]):
+    path = write_notebook(tmp_path / "01_first.ipynb", "1")
+    before = Notebook(path).source_hash()
+    content = nbformat.read(path, 4)
+    content.cells[-1].source = "2"
+    nbformat.write(content, path)
+    assert Notebook(path).source_hash() != before

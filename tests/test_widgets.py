@@ -2,45 +2,21 @@
 
 import re
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from widget_plans import NAMES, PLAN, SMALL, make_plan
 
 from alter_lib.params import Sampling
-from alter_lib.plan import CostTable, ExpertPlan
+from alter_lib.plan import ExpertPlan
 from alter_lib.plan.file import PlanError
 from alter_lib.widgets import MaskInspector, PlanComparison, edits, html, words
-
-NAMES = [f"down_blocks.{i // 2}.resnets.{i % 2}" for i in range(17)]
-NAMES += [f"up_blocks.{i // 3}.attentions.{i % 3}" for i in range(17)]
-
-
-def make_plan(num_experts: int = 10, timesteps: int = 1000, seed: int = 0) -> ExpertPlan:
-    random = torch.Generator().manual_seed(seed)
-    masks = torch.rand(num_experts, len(NAMES), generator=random) < 0.6
-    routing = torch.randint(num_experts, (timesteps,), generator=random)
-    costs = CostTable(tuple(range(1, 35)), 300, "linear+conv", (8, 8))
-    return ExpertPlan(masks, routing, NAMES, costs, "UNet2DConditionModel", "hash", 0.65)
-
-
-PLAN = make_plan()
-# by hand: 3 layers of 10, 20 and 30 MACs and 40 fixed ones, 2 experts, 4 timesteps
-SMALL = ExpertPlan(
-    torch.tensor([[True, False, True], [True, True, False]]),
-    torch.tensor([0, 0, 1, 0]),
-    ("down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.1.resnets.0"),
-    CostTable((10, 20, 30), 40, "linear+conv", (8, 8)),
-    "UNet2DConditionModel",
-    "hash",
-)
 
 
 @pytest.fixture
@@ -189,117 +165,6 @@ def test_stable_diffusions_pndm_calls_once_more_than_its_steps(inspector: MaskIn
     inspector.sampler.scheduler.value = "PNDMScheduler"
     assert len(inspector.sampler.visited) == 21
     assert inspector.view.picture.value.count('class="visit"') == len(set(inspector.sampler.visited))
-
-
-# --- what if --------------------------------------------------------------------------------------------------------
-
-
-def test_a_toggle_changes_one_entry_and_the_ratio_at_once(inspector: MaskInspector) -> None:
-    inspector.timestep.value = 7
-    expert, toggle = PLAN.expert(7), inspector.what_if.layers[33]
-    toggle.value = not toggle.value
-    changed = inspector.plan.masks != PLAN.masks
-    assert changed.nonzero().tolist() == [[expert, 33]]
-    assert f"{inspector.plan.achieved_ratio:.2%} of the MACs over all timesteps" in inspector.what_if.said.value
-    assert inspector.view.picture.value.count(" changed") == 1
-    assert toggle.icon == ("check" if toggle.value else "times")
-    toggle.value = not toggle.value
-    assert inspector.plan == PLAN and "0 changes" in inspector.what_if.said.value
-
-
-def test_looking_at_experts_edits_nothing(inspector: MaskInspector) -> None:
-    for expert in range(10):
-        inspector.expert.value = expert
-    assert inspector.plan is PLAN
-
-
-def test_the_panel_shows_the_expert_of_now_when_it_opens() -> None:
-    inspector = MaskInspector(PLAN)
-    inspector.timestep.value = 500
-    inspector.edit.value = True
-    expert = PLAN.expert(500)
-    assert [toggle.value for toggle in inspector.what_if.layers] == PLAN.masks[expert].tolist()
-    assert f"expert {expert} ran other layers" in inspector.what_if.heading.value
-
-
-def test_reroute_and_undo(inspector: MaskInspector) -> None:
-    what_if = inspector.what_if
-    what_if.interval.value, what_if.target.value = (100, 199), 4
-    what_if.reroute.click()
-    assert set(inspector.plan.routing[100:200].tolist()) == {4}
-    assert (inspector.plan.routing[:100] == PLAN.routing[:100]).all()
-    assert inspector.sampler.text.value == words.calls(inspector.plan, inspector.sampler.visited)
-    inspector.timestep.value = 150
-    assert inspector.expert.value == 4
-    what_if.reset.click()
-    assert inspector.plan == PLAN and inspector.expert.value == PLAN.expert(150)
-
-
-def test_an_edited_plan_is_saved_with_what_was_changed_and_loads(inspector: MaskInspector) -> None:
-    toggle = inspector.what_if.layers[0]
-    toggle.value = not toggle.value
-    inspector.what_if.save.click()
-    loaded = ExpertPlan.load(inspector.what_if.path.value)
-    assert (loaded.masks == inspector.plan.masks).all()
-    word = "runs" if toggle.value else "skips"
-    assert loaded.provenance[edits.EDITED] == [f"expert {PLAN.expert(0)} {word} {NAMES[0]}"]
-    inspector.what_if.save.click()  # again: what was saved here may be replaced
-    assert "Saved: " in inspector.what_if.said.value
-
-
-def test_a_learned_plan_is_not_overwritten_and_a_bad_path_is_one_line(inspector: MaskInspector, tmp_path: Path) -> None:
-    PLAN.save(tmp_path / "plan.json")
-    before = (tmp_path / "plan.json").read_bytes()
-    for path, reason in ((tmp_path, "was not edited here"), (tmp_path / "plan.json" / "x", "cannot be written")):
-        inspector.what_if.path.value = str(path)
-        inspector.what_if.save.click()
-        assert reason in inspector.what_if.said.value and "Not saved" in inspector.what_if.said.value
-    assert (tmp_path / "plan.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
-
-
-@settings(max_examples=30)
-@given(data=st.data())
-def test_differences_say_what_the_edits_were(data: st.DataObject) -> None:
-    first, last = sorted(data.draw(st.tuples(st.integers(0, 999), st.integers(0, 999))))
-    expert, layer = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 33))
-    edited = edits.rerouted(edits.toggled(PLAN, expert, layer), first, last, expert)
-    lines = edits.differences(PLAN, edited)
-    moved = [tuple(map(int, re.findall(r"\d+", line))) for line in lines if line.startswith("timesteps")]
-    assert lines[0].startswith(f"expert {expert} ") and lines[0].endswith(NAMES[layer])
-    assert sum(last - first + 1 for first, last, _ in moved) == int((PLAN.routing != edited.routing).sum())
-    assert edits.differences(PLAN, PLAN) == []
-
-
-def press(inspector: MaskInspector, expert: int, layer: int) -> None:
-    """What drawing.js sends at a click on a cell, and at Enter or Space on it."""
-    inspector.view.picture._handle_custom_msg({"expert": expert, "layer": layer}, [])
-
-
-def test_a_pressed_cell_chooses_its_expert_and_edits_nothing_while_what_if_is_closed() -> None:
-    inspector = MaskInspector(PLAN)
-    other = (PLAN.expert(0) + 1) % PLAN.num_experts
-    press(inspector, other, 20)
-    assert inspector.expert.value == other and f"Shown: expert {other}," in inspector.view.text.value
-    assert inspector.plan is PLAN and inspector.timestep.value == 0
-
-
-def test_a_pressed_cell_is_toggled_in_what_if_and_its_expert_stays(inspector: MaskInspector) -> None:
-    other = (PLAN.expert(0) + 1) % PLAN.num_experts
-    press(inspector, other, 20)
-    assert (inspector.plan.masks != PLAN.masks).nonzero().tolist() == [[other, 20]]
-    assert inspector.expert.value == other and inspector.view.picture.value.count(" changed") == 1
-    assert words.layer_text(PLAN, 20) in inspector.what_if.said.value
-    press(inspector, other, 20)
-    assert inspector.plan == PLAN
-
-
-def test_a_layer_whose_weights_are_gone_stays_off() -> None:
-    plan = replace(SMALL, masks=SMALL.masks & torch.tensor([True, True, False]), dropped_layers=(SMALL.layer_names[2],))
-    inspector = MaskInspector(plan)
-    inspector.edit.value = True
-    press(inspector, 0, 2)
-    assert inspector.plan is plan
 
 
 # --- two plans ------------------------------------------------------------------------------------------------------

@@ -120,13 +120,7 @@ def measure(
     random_source, tally = random.Random(seed), Tally()
     folder.mkdir(parents=True, exist_ok=True)
     start(["--help"], folder / "log").wait()  # imports once: later ones are faster
-    began = time.monotonic()
-    if whole is None:
-        whole = finished(start, arguments, folder / "whole")
-        seconds = time.monotonic() - began
-    else:
-        took = json.loads((whole / "provenance.json").read_text())["wall_seconds"]
-        seconds = sum(value for name, value in took.items() if name[0].isdigit())
+    whole, seconds = (whole, notebook_seconds(whole)) if whole else timed(start, arguments, folder / "whole")
     expected = results(whole)
     for trial in range(count):
         kind, out = KINDS[trial % len(KINDS)], folder / f"trial-{trial}"
@@ -144,6 +138,17 @@ def measure(
         tally.identical += not differing
         tally.faults += [f"{trial}, {kind}: {name} differs" for name in sorted(differing)]
     return tally
+
+
+def timed(start: Start, arguments: Sequence[str], out: Path) -> tuple[Path, float]:
+    """The run folder of an uninterrupted command, and its seconds."""
+    began = time.monotonic()
+    return finished(start, arguments, out), time.monotonic() - began
+
+
+def notebook_seconds(whole: Path) -> float:
+    took = json.loads((whole / "provenance.json").read_text())["wall_seconds"]
+    return sum(value for name, value in took.items() if name[0].isdigit())
 
 
 def finished(start: Start, arguments: Sequence[str], out: Path) -> Path:

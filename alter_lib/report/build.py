@@ -43,14 +43,10 @@ class File:
 
 
 def build_report(params: Params, stale: Mapping[str, str] | None = None) -> Path:
-    """Write runs/<name>/report.html from what lies in the run folder; returns its path.
-
-    Args:
-        stale: {stem of a notebook: why its executed copy is out of date}, said on the page.
-    """
+    """Write runs/<name>/report.html from what lies in the run folder; returns its path. stale: {stem of a notebook: why
+    its executed copy is out of date}, said on the page."""
     folder = params.run_folder
-    provenance = read_json(folder / "provenance.json") or {}
-    evaluation = read_json(folder / "metrics.json") or {}
+    provenance, evaluation = (read_json(folder / f"{name}.json") or {} for name in ("provenance", "metrics"))
     metrics, plan = evaluation.get("metrics", []), read_json(folder / "alter" / "plan.json")
     notebooks, judged = executed(folder / "notebooks", provenance, stale or {}), findings(params, plan, metrics)
     columns = list(dict.fromkeys(key for metric in metrics for key in metric))

@@ -13,6 +13,8 @@ from .state import Notebook
 if TYPE_CHECKING:
     from papermill import PapermillExecutionError
 
+ADDS_KERNEL = "python -m ipykernel install --sys-prefix adds it"
+
 
 class NotebookFailed(Failed):
     """A notebook stopped: its name, cell and error, and where the partial notebook lies."""
@@ -39,8 +41,7 @@ def execute(notebook: Notebook, params: Params, output: Path) -> None:
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # no notes on transport and interrupts
         )
     except NoSuchKernel as error:
-        message = f"{notebook.stem}: no Jupyter kernel {error.name}: python -m ipykernel install --sys-prefix adds it"
-        raise ParamsError([message]) from None
+        raise ParamsError([f"{notebook.stem}: no Jupyter kernel {error.name}: {ADDS_KERNEL}"]) from None
     except papermill.PapermillExecutionError as error:
         raise cell_fault(notebook, error, partial) from None
     except DeadKernelError:

@@ -11,7 +11,7 @@ from .style import BLUE, FAINT, INK, MUTED, ORANGE, axes, styled
 if TYPE_CHECKING:
     from ..backbones import Backbone
 
-KINDS = {"resnet": BLUE, "transformer": ORANGE}
+KINDS = {"resnet": BLUE, "transformer": ORANGE, "block": BLUE}
 
 
 def block_of(layer: str) -> str:
@@ -58,9 +58,9 @@ def layer_macs(backbone: "Backbone", ax: Axes | None = None) -> Axes:
     ax.bar(range(len(macs)), [100 * share for share in macs], color=[KINDS[layer.kind] for layer in backbone.layers],
            width=0.8)  # fmt: skip
     label_layers(ax, [layer.name for layer in backbone.layers])
-    for kind, color in KINDS.items():
+    for kind in dict.fromkeys(layer.kind for layer in backbone.layers):
         chosen = [share for share, layer in zip(macs, backbone.layers, strict=True) if layer.kind == kind]
-        ax.bar(0, 0, color=color, label=f"{len(chosen)} {kind} layers: {sum(chosen):.1%} of the MACs")
+        ax.bar(0, 0, color=KINDS[kind], label=f"{len(chosen)} {kind} layers: {sum(chosen):.1%} of the MACs")
     ax.bar(0, 0, color=FAINT, edgecolor=MUTED, label=f"not prunable: {backbone.fixed_macs / backbone.total_macs:.1%}")
     ax.set_ylabel("% of the network's MACs")
     ax.grid(axis="y")

@@ -23,7 +23,9 @@ def block_of(layer: str) -> str:
 
 
 def letter_of(layer: str) -> str:
-    """R for a residual layer, T for a transformer."""
+    """R for a residual layer, T for a transformer of a UNet; the number of a DiT's block."""
+    if layer.startswith("transformer_blocks."):
+        return layer.split(".")[1]
     return "R" if ".resnets." in layer else "T"
 
 

@@ -15,7 +15,7 @@ from ..plots.style import description
 from .cells import data_uri
 from .findings import COLUMNS, at_equal_macs, figure, interval
 
-KINDS = {"R": "residual layers (R)", "T": "transformer layers (T)"}
+KINDS = {"R": "residual layers (R)", "T": "transformer layers (T)", "": "transformer blocks"}
 QUALITY = {"fid_alexnet": "lower", "proxy_text_score": "higher", "class_accuracy": "higher"}
 MEANS = {
     "fid_alexnet": "how far the pictures are from real ones; made with AlexNet, it compares with no published FID",
@@ -64,7 +64,8 @@ def answers(params: Params, plan: ExpertPlan, metrics: Sequence[Mapping[str, Any
 
 
 def what(plan: ExpertPlan) -> str:
-    letters, used = list(map(letter_of, plan.layer_names)), plan.masks[plan.routing.unique()]
+    letters = [letter_of(name).strip("0123456789") for name in plan.layer_names]  # a DiT's blocks have numbers alone
+    used = plan.masks[plan.routing.unique()]
     kinds = " and ".join(f"{letters.count(letter)} {name}" for letter, name in KINDS.items() if letter in letters)
     prunable, skipped = sum(plan.cost.layers) / plan.cost.total, (~used).sum(1).tolist()
     always, never = int(used.all(0).sum()), int((~used.any(0)).sum())

@@ -1,5 +1,6 @@
 """The notebooks: their form, and one real run of all of them on params/smoke.yaml (test_pages opens JupyterLab)."""
 
+import json
 import re
 import subprocess
 import sys
@@ -199,3 +200,26 @@ def test_the_ablations_are_drawn_where_they_are_named(tmp_path: Path) -> None:
         o.data["text/html"] for o in outputs(tmp_path / "smoke", "06_ablations") if "text/html" in o.get("data", {})
     ]
     assert any("command for the rest" in table for table in tables)
+
+
+# --- the same notebooks on the other backbone ---------------------------------------------------------------------
+
+FEW = {"run.name": "dit", "training.steps": 4, "training.hypernetwork_steps": 2, "training.checkpoint_every": 4,
+       "training.warmup_steps": 1, "training.batch_size": 8, "evaluation.num_images": 10, "evaluation.steps": [4],
+       "evaluation.teacher_steps": [6, 4, 2], "evaluation.teacher_results": None, "evaluation.bootstrap": 20,
+       "sampling.steps": 4, "sampling.batch_size": 10, "backbone.device": "cpu"}  # fmt: skip
+
+
+def test_all_run_on_tiny_dit(tmp_path: Path) -> None:
+    """Blocks in place of layers, class labels in place of captions, Table 4 in place of the others."""
+    values = [f"{key}={json.dumps(value)}" for key, value in FEW.items()]
+    command = [sys.executable, "run_all.py", "--params", "params/tiny_dit.yaml", "--out", str(tmp_path), "--set"]
+    done = subprocess.run([*command, *values], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "dit"
+    for path in DEFAULT:
+        assert all((run / "figures" / f"{name}.png").is_file() for name in figure_names(path)), path.stem
+    tables = "".join(o.data["text/html"] for o in outputs(run, "05_evaluation") if "text/html" in o.get("data", {}))
+    assert "DyDiT" in tables and "classifier precision" in tables and "BK-SDM" not in tables
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert "12 transformer blocks can be skipped" in report and "of the prunable layers" in report

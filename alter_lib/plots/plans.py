@@ -39,7 +39,8 @@ def masks(plan: ExpertPlan, ax: Axes | None = None, stagger: bool = False) -> Ax
     ax.set_yticks(range(plan.num_experts), names)
     ax.tick_params(axis="y", length=0)
     ax.set_ylabel("expert, its share of the MACs")
-    ax.set_title("Masks of the experts over the prunable layers (R residual, T transformer; blank: skipped)")
+    letters = "R residual, T transformer; " if any(".resnets." in name for name in plan.layer_names) else ""
+    ax.set_title(f"Masks of the experts over the prunable layers ({letters}blank: skipped)")
     ax.spines[:].set_visible(True)
     ax.figure.colorbar(image, ax=ax, label="% of the network's MACs", pad=0.01, fraction=0.03)
     return ax

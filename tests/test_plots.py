@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from alter_lib import plots
 from alter_lib.evaluation.result import EvaluationResult, Grid, Metric
@@ -252,17 +254,30 @@ def labels_apart(ax: Axes) -> bool:
     return not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
-def test_labels_of_points_stand_apart(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "results" / "tiny_sd" / "metrics.json", tmp_path)
+@pytest.mark.parametrize("run", ["tiny_sd", "tiny_sd_long"])
+def test_steps_of_alter_and_teacher_are_written_once_and_apart(tmp_path: Path, run: str) -> None:
+    shutil.copy(ROOT / "results" / run / "metrics.json", tmp_path)
     Grid(("a",), {"alter@20": np.zeros((1, 4, 4, 3), np.uint8)}, {"alter@20": [5.0]}).save(tmp_path / "grid.npz")
-    ax = plots.quality_against_macs(EvaluationResult.load(tmp_path))
-    assert all(len(each.texts) == 6 and labels_apart(each) for each in ax)  # ALTER, and the teacher at five
+    result = EvaluationResult.load(tmp_path)
+    measured = [m.steps for m in result.metrics if m.name == "fid_alexnet" and m.method in ("teacher", "alter")]
+    for each in plots.quality_against_macs(result):  # a control of the same steps and MACs lies on the teacher
+        assert [int(text.get_text()) for text in each.texts] == measured and labels_apart(each)
+
+
+def test_labels_of_speedups_stand_apart() -> None:
     shared = {"workload": "tiny_sd", "batch_size": 64, "device": "cpu"}
     points = {"unpruned": (1.0, 0.99), "all-ones plan": (1.0, 1.03), "ALTER": (1.54, 1.73)}
     rows = [{"method": name, "steps": 50, "ideal": ideal, "speedup": found, **shared}
             for name, (ideal, found) in points.items()]  # fmt: skip
     ax = plots.speedups(rows)
     assert len(ax.texts) == 2 and labels_apart(ax)
+
+
+def test_text_beside_colourful_pictures_stays_grey() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8) // np.array([1, 2, 256])
+    figure = plots.image_rows({"before": images[:4], "after": images[4:]}, ["a"] * 4)
+    pixels = np.array(Image.open(BytesIO(plots.png(figure))).convert("RGB")).astype(int)
+    assert (np.abs(pixels - 0x22).max(-1) < 4).sum() > 50
 
 
 def test_nothing_is_left_in_pyplot() -> None:

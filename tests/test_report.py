@@ -73,10 +73,10 @@ def test_the_time_in_all_counts_a_training_that_its_notebook_found_done(params: 
 def test_the_five_answers_by_hand(params: Params):
     found = {answer.question: answer for answer in answers.answers(params, SMALL, METRICS)}
     what, how_much, when = (found[question].text for question in ("What was pruned?", "How much?", "When?"))
-    assert "2 residual layers (R) and 1 transformer layers (T) can be skipped, 60% of its MACs" in what
+    assert "2 residual layers (R) and 1 transformer layers (T) can be skipped, 60% of its multiply-accumulates" in what
     assert "The 2 experts in use skip 1 layers each; 1 layers run in all of them, no layers in none." in what
     # skipped: 20 MACs in 6 of 10 timesteps, 30 in 4
-    assert what.endswith("Of what is saved, 50% in mid, 50% in up 1.")
+    assert what.endswith("Of what is saved, 50% in block mid, 50% in block up 1.")
     assert "saved" not in answers.what(replace(SMALL, masks=torch.ones(3, 3, dtype=torch.bool)))
     assert found["How much?"].lead == "24.0% of the MACs."  # expert 0 runs 80 of 100, 6 times; expert 1 70, 4 times
     assert "76.0% stay, averaged over all 10 timesteps (target 75%)" in how_much and "runs 70% to 80%" in how_much
@@ -84,8 +84,8 @@ def test_the_five_answers_by_hand(params: Params):
     assert "In the noisiest tenth 70%" in when and "nearest to the image 80%" in when
     cost = found["What did it cost in quality?"]
     assert cost.lead == (
-        "Pictures are worse at 20 steps (FID-AlexNet times 1.5), "
-        "better at equal MACs (unpruned at 13 steps: times 0.9)."
+        "Pictures are worse at 20 steps (1.5 times the unpruned network's FID-AlexNet), "
+        "better at equal MACs (0.9 times that of 13 unpruned steps)."
     )
     assert cost.text.startswith("FID-AlexNet, lower is better (how far the pictures are from real ones;")
     assert "N = 1,000): at 20 steps 6 pruned and 4 unpruned, 1.5 [1.45, 1.55] times as much." in cost.text
@@ -104,7 +104,18 @@ def test_the_five_answers_by_hand(params: Params):
 )
 def test_the_price_is_judged_by_the_whole_interval(interval: list[float], words: str):
     ratio = metric("fid_alexnet_ratio", "alter", 20, 1.0, interval=interval, n=1000, against="teacher@20")
-    assert answers.price([ratio]) == f"Pictures are {words} at 20 steps (FID-AlexNet times 1)."
+    measured = "(1 times the unpruned network's FID-AlexNet)"
+    assert answers.price([ratio]) == f"Pictures are {words} at 20 steps {measured}."
+
+
+def test_numbers_of_steps_with_the_same_outcome_share_a_clause():
+    found = ((50, 1.1, [1.05, 1.2]), (20, 1.3, [1.2, 1.4]), (10, 1.0, [0.9, 1.1]))
+    ratios = [metric("fid_alexnet_ratio", "alter", steps, value, interval=interval, n=9, against=f"teacher@{steps}")
+              for steps, value, interval in found]  # fmt: skip
+    assert answers.price(ratios) == (
+        "Pictures are worse at 50 and 20 steps (1.1 and 1.3 times the unpruned network's FID-AlexNet), "
+        "as good, as far as can be told, at 10 steps (1 times the unpruned network's FID-AlexNet)."
+    )
 
 
 def test_notebooks_that_are_stale_for_one_reason_share_a_line():
@@ -178,8 +189,8 @@ def test_an_interval_that_holds_one_decides_nothing(params: Params, interval: li
 def test_key_figures_have_one_row_a_method_and_number_of_steps():
     figures = key_figures(METRICS)
     assert figures.columns == ("", "FID-AlexNet", "GMACs an image", "N")
-    assert ("alter, 20 steps", "6 [5.9, 6.1]", "13", "1,000") in figures.rows
-    assert ("teacher, 13 steps", "", "13.3", "") in figures.rows
+    assert ("ALTER, 20 steps", "6 [5.9, 6.1]", "13", "1,000") in figures.rows
+    assert ("unpruned (teacher), 13 steps", "", "13.3", "") in figures.rows
     assert key_figures([]) is None
 
 

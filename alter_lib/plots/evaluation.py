@@ -103,16 +103,19 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
     """FID-AlexNet and the proxy text score (captions) or class accuracy (labels) against the MACs of an image, 95 %
     intervals. ax: two.
 
-    The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs.
+    The teacher at fewer steps stands on the same axes: pruning has to beat it at equal MACs. A number at a point: its
+    steps. Controls are dashed, since an unpruned one may lie on the teacher.
     """
     result = result.of_protocol()
     ax, labels = panels(ax, 1, 2, 3.4), quality_labels(result)
+    controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
     for each in ax[len(labels) :]:
         nothing(each)
     for each, (name, label) in zip(ax, labels.items(), strict=False):
-        controls = dict.fromkeys(m.method for m in result.metrics if m.name == "macs_ratio" and m.method != "alter")
-        for method, color in {"teacher": BLUE, "alter": RED, **dict.fromkeys(controls, GREEN)}.items():
-            quality_curve(each, result, name, method, color)
+        quality_curve(each, result, name, "teacher", BLUE)
+        quality_curve(each, result, name, "alter", RED)
+        for control in controls:
+            quality_curve(each, result, name, control, GREEN, marker="s", linestyle="--")
         for real in [metric for metric in result.metrics if (metric.name, metric.method) == (name, "real")]:
             each.axhline(real.value, color=MUTED, linestyle="--", label="real pictures at the same N")
         each.set(xlabel=f"GMACs an image ({result.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
@@ -121,7 +124,7 @@ def quality_against_macs(result: "EvaluationResult", ax: Sequence[Axes] | None =
         each.grid()
     if labels:
         ax[0].set_ylim(bottom=0)
-        ax[0].legend()
+        ax[0].legend(title="numbers: steps")
     return ax
 
 
@@ -138,22 +141,27 @@ def nothing(ax: Axes) -> None:
 
 
 def quality_curve(
-    ax: Axes, result: "EvaluationResult", name: str, method: str, color: str, label: str = "", marker: str = "o"
+    ax: Axes, result: "EvaluationResult", name: str, method: str, color: str, label: str = "", **look: str
 ) -> None:
-    """One method over its numbers of steps. label: of the legend, the method's own where none is given."""
+    """One method over its numbers of steps. label: of the legend, the method's own where none is given; look: of
+    `errorbar`.
+
+    Steps of the teacher are written on the better side of its points, of the others on the worse; not where a control
+    has the teacher's steps and MACs.
+    """
     points = [m for m in result.metrics if (m.name, m.method) == (name, method)]
     macs = [result.value("total_macs", method, m.steps) / 1e9 for m in points]
+    unpruned = {m.steps: m.value / 1e9 for m in result.metrics if (m.name, m.method) == ("total_macs", "teacher")}
     values = np.array([m.value for m in points])
     low, high = np.array([m.interval for m in points]).T
     label = label or {"teacher": "teacher (unpruned)", "alter": "ALTER"}.get(method, method)
-    ax.errorbar(
-        macs, values, (values - low, high - values), color=color, marker=marker, markersize=4, capsize=2, label=label
-    )
-    for i, (x, m) in enumerate(zip(macs, points, strict=True)):
-        bottom, top = m.interval  # in turns above and below: neighbours would cover each other
-        place, side = ((x, top), "bottom") if i % 2 == 0 else ((x, bottom), "top")
-        ax.annotate(f"{m.steps} steps", place, (0, 3 if side == "bottom" else -3), textcoords="offset points",
-                    ha="center", va=side, fontsize=7, color=color)  # fmt: skip
+    look = {"color": color, "label": label, "marker": "o", "markersize": 4, "capsize": 2, **look}
+    ax.errorbar(macs, values, (values - low, high - values), **look)
+    below = ("lower is better" in QUALITY[name]) == (method == "teacher")
+    for x, m in zip(macs, points, strict=True):
+        if method == "teacher" or unpruned.get(m.steps) != x:
+            ax.annotate(m.steps, (x, m.interval[not below]), (0, -3 if below else 3), textcoords="offset points",
+                        ha="center", va="top" if below else "bottom", fontsize=7, color=color)  # fmt: skip
 
 
 @styled

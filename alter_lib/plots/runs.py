@@ -24,14 +24,15 @@ def quality_front(results: Mapping[str, "EvaluationResult"], ax: Sequence[Axes] 
     for each, (name, label) in zip(ax, quality_labels(first).items(), strict=True):
         quality_curve(each, first, name, "teacher", INK)
         for number, (run, result) in enumerate(results.items()):
-            quality_curve(each, result, name, "alter", PALETTE[number % len(PALETTE)], run, "os^Dv<>"[number % 7])
+            color, marker = PALETTE[number % len(PALETTE)], "os^Dv<>"[number % 7]
+            quality_curve(each, result, name, "alter", color, run, marker=marker)
         counts = sorted({result.metric(name, "alter").n for result in results.values()})
         each.set(xlabel=f"GMACs an image ({first.metric('total_macs', 'teacher').macs_convention})", ylabel=label)
         each.set_title(f"{label.split(' (')[0]}, N = {', '.join(map(str, counts))}")
         each.margins(x=0.14, y=0.14)
         each.grid()
     ax[0].set_ylim(bottom=0)
-    ax[0].legend()
+    ax[0].legend(title="numbers: steps")
     return ax
 
 

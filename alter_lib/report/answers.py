@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ MEANS = {
 }
 HOW_TO_USE = (
     "The folder alter/ of this run is an ordinary diffusers pipeline plus plan.json; any scheduler and number of steps "
-    "will do. Loaded by diffusers alone, without its plan, it runs unpruned."
+    "will do. Loaded by diffusers alone, without its plan, it runs unpruned. Paths count from the repository's folder."
 )
 USE = """\
 from alter_lib import doctor, load_pipeline
@@ -36,8 +37,8 @@ print(doctor(pipe))  # is the plan active, and what does it save?"""
 
 @dataclass(frozen=True)
 class Answer:
-    """lead: the answer in a few words; text: one paragraph; code, and a picture (data URI, alternative text), where
-    they help."""
+    """lead: the answer in a few words; text: one paragraph; code, and a picture (data URI, alternative text, caption),
+    where they help."""
 
     question: str
     lead: str
@@ -45,6 +46,7 @@ class Answer:
     code: str = ""
     picture: str = ""
     alt: str = ""
+    caption: str = ""
 
 
 def answers(params: Params, plan: ExpertPlan, metrics: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -56,9 +58,9 @@ def answers(params: Params, plan: ExpertPlan, metrics: Sequence[Mapping[str, Any
         Answer("What was pruned?", f"Whole layers, {changes(plan)}.", what(plan)),
         Answer("How much?", f"{1 - plan.macs_ratio():.1%} of the MACs.", how_much(plan, metrics)),
         Answer("When?", f"At every step of sampling, {changes(plan)}.", when(plan), "",
-               overview, description(drawn)),
+               overview, description(drawn), "Which layers run, and when"),
         Answer("What did it cost in quality?", price(metrics), " ".join(quality(metrics)), "", pictures,
-               "pictures at the same prompts and seeds, unpruned and pruned"),
+               "pictures at the same prompts and seeds, unpruned and pruned", "The same prompts and seeds"),
         Answer("How do I use it?", "In two lines.", HOW_TO_USE, usage(params, plan)),
     ]  # fmt: skip
 
@@ -69,11 +71,11 @@ def what(plan: ExpertPlan) -> str:
     kinds = " and ".join(f"{letters.count(letter)} {name}" for letter, name in KINDS.items() if letter in letters)
     prunable, skipped = sum(plan.cost.layers) / plan.cost.total, (~used).sum(1).tolist()
     always, never = int(used.all(0).sum()), int((~used.any(0)).sum())
-    places = ", ".join(f"{share:.0%} in {block}" for block, share in savings(plan)[:3] if share)
+    places = ", ".join(f"{share:.0%} in block {block}" for block, share in savings(plan)[:3] if share)
     return (
-        f"Of the {plan.backbone_class} {kinds} can be skipped, {prunable:.0%} of its MACs. An expert is "
-        f"a choice of these {len(letters)} layers; the weights are shared. The {len(used)} experts in use skip "
-        f"{between(skipped)} layers each; {always or 'no'} layers run in all of them, {never or 'no'} "
+        f"Of the {plan.backbone_class} {kinds} can be skipped, {prunable:.0%} of its multiply-accumulates (MACs). "
+        f"An expert is a choice of these {len(letters)} layers; the weights are shared. The {len(used)} experts in use "
+        f"skip {between(skipped)} layers each; {always or 'no'} layers run in all of them, {never or 'no'} "
         f"layers in none." + f" Of what is saved, {places}." * bool(places)
     )
 
@@ -131,10 +133,18 @@ def price(metrics: Sequence[Mapping[str, Any]]) -> str:
     """In a few words: FID-AlexNet over the unpruned network's at as many steps, and at equal MACs."""
     ratios = [m for m in metrics if (m["name"], m["method"]) == ("fid_alexnet_ratio", "alter")]
     same_steps = [m for m in ratios if m["against"] == f"teacher@{m['steps']}"]
-    lead = [f"{grade(m)} at {m['steps']} steps (FID-AlexNet times {figure(m['value'])})" for m in same_steps]
-    lead += [f"{grade(m)} at equal MACs (unpruned at {steps} steps: times {figure(m['value'])})"
+    lead = []
+    for judged, alike in groupby(same_steps, grade):
+        steps, times = zip(*((str(m["steps"]), figure(m["value"])) for m in alike), strict=True)
+        lead.append(f"{judged} at {listed(steps)} steps ({listed(times)} times the unpruned network's FID-AlexNet)")
+    lead += [f"{grade(m)} at equal MACs ({figure(m['value'])} times that of {steps} unpruned steps)"
              for m, steps in at_equal_macs(metrics)]  # fmt: skip
     return f"Pictures are {', '.join(lead)}." if lead else "Not evaluated yet."
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def grade(ratio: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ COLUMNS = {
     "class_accuracy": ("class accuracy", 1),
     "total_macs": ("GMACs an image", 1e9),
 }
+METHODS = {"real": "real pictures", "teacher": "unpruned (teacher)", "alter": "ALTER"}  # others keep their names
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,6 @@ def key_figures(metrics: Sequence[Mapping[str, Any]]) -> Figures | None:
         return None
     measured = {title for row in rows.values() for title in row}
     titles = [title for title in (*(title for title, _ in COLUMNS.values()), "N") if title in measured]
-    names = [method if steps is None else f"{method}, {steps} steps" for method, steps in rows]
+    names = [METHODS.get(method, method) + (f", {steps} steps" if steps else "") for method, steps in rows]
     cells = [tuple(row.get(title, "") for title in titles) for row in rows.values()]
     return Figures(("", *titles), tuple((name, *row) for name, row in zip(names, cells, strict=True)))

@@ -98,7 +98,7 @@ def macs_curve(plan: ExpertPlan, visited: Sequence[int] = ()) -> str:
     lines = f'<path class="rule" d="M0 {mean:.4g}H{total}"/><path class="line" d="M0 {start:.4g}{steps}"/>{ticks}'
     field = f'<div class="field">{stretched(total, 100, lines)}<i class="cursor"></i></div>'
     return (
-        f'<div class="row curve"><div class="name">active MACs<br>0 to 100 %<br>mean - - -<br>'
+        f'<div class="row curve"><div class="name">MACs<br>0 to 100 %<br>mean - - -<br>'
         f"{plan.macs_ratio():.2%}</div>{field}</div>"
     )
 

@@ -22,11 +22,11 @@ from ..plots.layers import blocks, letter_of
 from .edits import differences, rerouted, save_edited, toggled
 from .sampler_panel import SamplerPanel
 from .view import WIDE, note, row
-from .words import layer_text
+from .words import layer_text, paragraph
 
 PICTURES = 4
 TOGGLE = {"width": "46px", "margin": "1px", "padding": "0"}
-LOOK = 'style="max-width: 640px; width: 100%"'
+LOOK = f'style="max-width: {100 * plots.style.WIDTH:g}px; width: 100%"'
 
 
 class WhatIf(widgets.VBox):
@@ -87,7 +87,7 @@ class WhatIf(widgets.VBox):
     def select(self, expert: int) -> None:
         """Show the mask of `expert` on the toggles."""
         self.expert = expert
-        self.heading.value = (
+        self.heading.value = paragraph(
             f"<b>What if expert {expert} ran other layers?</b> Pressed: runs. A red frame: changed. "
             "A cell of the heat map toggles its layer too."
         )

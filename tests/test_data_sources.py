@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -128,6 +130,50 @@ def test_a_folder_is_told_from_another_by_its_rows(tmp_path: Path):
         return open_source(data("image_folder", tmp_path / name), False).digest
 
     assert digest("a", "x") == digest("b", "x") != digest("c", "y")
+
+
+def test_a_row_of_metadata_is_found_by_its_number(tmp_path: Path):
+    """Line ends of Windows, none at the end, and a line separator within a caption."""
+    lines = [{"file_name": f"{i}.png", "text": f"a\u2028{i}", "label": None, "AESTHETIC_SCORE": None} for i in range(5)]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode())
+    source = open_source(data("image_folder", tmp_path), False)
+    assert [r.captions for r in records(source)] == [(f"a\u2028{i}",) for i in range(5)]
+    for i in (3, 0, 4, 2, 2):
+        assert source.image(0, (i, 0)) == str(tmp_path / f"{i}.png")
+    whole = [{"image": f"{i}.png", "captions": [f"a\u2028{i}"], "label": None, "score": None} for i in range(5)]
+    assert source.digest == rows.digest_of(whole)  # that of a list of all rows: caches made so far stay valid
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"file_name": 7}, "file_name: 7: Input should be a valid string"),
+        ({"file_name": "a", "text": ["a", 1]}, "text: 1: Input should be a valid string"),
+        ({"file_name": "a", "label": "cat"}, "label: 'cat': Input should be a valid integer"),
+        ({"file_name": "a", "AESTHETIC_SCORE": "x"}, "AESTHETIC_SCORE: 'x': Input should be a valid number"),
+        (b"\xff{}", "can't decode byte 0xff in position 0: invalid start byte; a line is a JSON object"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: dict | bytes, message: str):
+    bad = line if isinstance(line, bytes) else json.dumps(line).encode()
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a", "text": "b"}\n' * 2 + bad + b"\n")
+    said = fault(data("image_folder", tmp_path))
+    assert said.startswith(f"{tmp_path / 'metadata.jsonl'}: line 3: ") and message in said
+
+
+def test_a_long_folder_is_read_row_by_row(tmp_path: Path):
+    """ALTER_ROWS=1000000 for the full size. What is held of a row is one integer."""
+    count = int(os.environ.get("ALTER_ROWS", 60_000))
+    with (tmp_path / "metadata.jsonl").open("w") as file:
+        file.writelines(json.dumps({"file_name": f"{i}.png", "text": f"{i} " + "z" * 60}) + "\n" for i in range(count))
+    tracemalloc.start()
+    source = open_source(data("image_folder", tmp_path), False)
+    found = [next(iter(source.read(shard))).captions[0].split()[0] for shard in range(len(source))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [str(i) for i in range(0, count, rows.ROWS_PER_SHARD)] and source.count == count
+    assert peak < 0.7e6 + 10 * count, peak
 
 
 def test_a_faulty_folder_is_named(tmp_path: Path):

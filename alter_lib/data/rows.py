@@ -1,4 +1,4 @@
-"""Sources that are tables: a `datasets.Dataset` on this disk, or a stream of one from the hub."""
+"""Sources that are tables: a `datasets.Dataset` or lines of JSON on this disk, or a stream of rows from the hub."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from itertools import count
 
 from datasets import Dataset, IterableDataset
 
+from .lines import Lines
 from .records import Encoded, Record
 
 ROWS_PER_SHARD = 4096
@@ -25,9 +26,9 @@ class Columns:
 
 
 class TableSource:
-    """Rows on this disk, memory-mapped; a shard is ROWS_PER_SHARD of them. folder: where relative paths start."""
+    """Rows on this disk, read when asked for; a shard is ROWS_PER_SHARD of them. folder: where relative paths start."""
 
-    def __init__(self, rows: Dataset, columns: Columns, digest: str, folder: str = "") -> None:
+    def __init__(self, rows: Dataset | Lines, columns: Columns, digest: str, folder: str = "") -> None:
         self.rows, self.columns, self.digest, self.folder = rows, columns, digest, folder
         self.count = len(rows)
 

@@ -9,6 +9,7 @@ from datasets.exceptions import DatasetsError
 from webdataset.shardlists import expand_urls
 
 from ..params import Data, ParamsError, resolve
+from .lines import Lines
 from .records import Source
 from .rows import Columns, StreamSource, TableSource, digest_of
 from .tars import TarSource, is_local
@@ -17,6 +18,7 @@ SCORE = "AESTHETIC_SCORE"  # as LAION-Aesthetics and img2dataset's copies of it 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FILES = Features({"image": Value("string"), "captions": List(Value("string")), "label": Value("int64"),
                   "score": Value("float64")})  # fmt: skip
+COLUMNS = Columns("image", "captions", "label", "score")
 
 
 def open_source(data: Data, has_classes: bool) -> Source:
@@ -41,7 +43,7 @@ def at_hand(data: Data) -> bool:
 def from_files(folder: Path, rows: list[dict[str, Any]]) -> TableSource:
     """rows: image (path below `folder`), captions, label, score."""
     table = Dataset.from_list(rows, features=FILES)
-    return TableSource(table, Columns("image", "captions", "label", "score"), digest_of(rows), str(folder))
+    return TableSource(table, COLUMNS, digest_of(rows), str(folder))
 
 
 def existing(path: Path, data: Data) -> Path:
@@ -54,20 +56,11 @@ def image_folder(data: Data, has_classes: bool) -> TableSource:
     """A folder with metadata.jsonl: one {"file_name": ..., "text": ... or "label": ...} a line, as `datasets` reads."""
     path = existing(resolve(data.path) / "metadata.jsonl", data)
     caption, label, score = data.caption_column or "text", data.label_column or "label", data.aesthetic_column or SCORE
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            text = row.get(caption) or []
-            captions = [text] if isinstance(text, str) else text
-            rows.append({"image": row["file_name"], "captions": captions, "label": row.get(label),
-                         "score": row.get(score)})  # fmt: skip
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ParamsError([f"{path}: line {number}: {error!r}; a line is a JSON object with file_name"]) from None
-    wanted, key = ("label", label) if has_classes else ("captions", caption)
-    if not any(row[wanted] not in (None, []) for row in rows):
-        raise ParamsError([f"data.{'label' if has_classes else 'caption'}_column: no line of {path} has {key!r}"])
-    return from_files(path.parent, rows)
+    rows = Lines(path, caption, label, score)
+    if not (rows.labelled if has_classes else rows.captioned):
+        kind, key = ("label", label) if has_classes else ("caption", caption)
+        raise ParamsError([f"data.{kind}_column: no line of {path} has {key!r}"])
+    return TableSource(rows, COLUMNS, rows.digest, str(path.parent))
 
 
 def coco(data: Data, has_classes: bool) -> TableSource:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.parquet import write_table
 
-from alter_lib.evaluation.prompts import PromptList, load_prompts
+from alter_lib.evaluation.prompts import PromptList, captions, load_prompts
 from alter_lib.params import Evaluation, ParamsError
 
 
@@ -69,26 +71,47 @@ def test_own_lists_are_taken_in_order(tmp_path: Path) -> None:
 
 
 LONG = {
-    "cc3m": ("x.tsv", "", "words {:09d}\thttp://x/" + "y" * 60),
-    "prompts": ("x.csv", "text\n", "words {:09d} " + "z" * 60),
+    "x.tsv": ("cc3m", "", "words {:09d}\thttp://x/" + "y" * 60),
+    "x.txt": ("prompts", "", "words {:09d} " + "z" * 60),
+    "x.csv": ("prompts", "text\n", "words {:09d} " + "z" * 60),
+    "x.jsonl": ("prompts", "", '{{"text": "words {:09d} ' + "z" * 60 + '"}}'),
 }
+ROWS = int(os.environ.get("ALTER_ROWS", 60_000))  # 1000000: the full size
 
 
-@pytest.mark.parametrize("protocol", LONG)
-def test_a_long_list_is_read_through(tmp_path: Path, protocol: str) -> None:
-    """ALTER_ROWS=1000000 for the full size. Memory does not grow with the rows, but for the 8 bytes of each in the
-    permutation that cc3m's choice is made of."""
-    rows, (name, header, line) = int(os.environ.get("ALTER_ROWS", 60_000)), LONG[protocol]
-    path = tmp_path / name
+def in_order(prompts: PromptList) -> bool:
+    return all(prompt.startswith(f"words {i:09d}") for i, prompt in zip(prompts.ids, prompts.prompts, strict=True))
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_list_is_read_through(tmp_path: Path, name: str) -> None:
+    """Memory does not grow with the rows, but for the 8 bytes of each in the permutation that cc3m's choice is made
+    of."""
+    path, (protocol, header, line) = tmp_path / name, LONG[name]
     with path.open("w") as file:
         file.write(header)
-        file.writelines(line.format(i) + "\n" for i in range(rows))
+        file.writelines(line.format(i) + "\n" for i in range(ROWS))
     tracemalloc.start()
     prompts = load_prompts(options(path, protocol, 50, prompt_column="text"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert all(prompt.startswith(f"words {i:09d}") for i, prompt in zip(prompts.ids, prompts.prompts, strict=True))
-    assert path.stat().st_size > 70 * rows and peak < 2.5e6 + 16 * rows, peak
+    assert in_order(prompts)
+    chunk = 5e6 if path.suffix == ".jsonl" else 2.5e6  # pandas parses 4096 rows of JSON at a time
+    assert path.stat().st_size > 70 * ROWS and peak < chunk + 16 * ROWS, peak
+
+
+def test_a_long_parquet_list_is_read_in_parts(tmp_path: Path) -> None:
+    """One row group, as pandas writes; arrow's own memory, which Python does not see."""
+    texts = [LONG["x.txt"][2].format(i) for i in range(2 * ROWS)]
+    table = pa.table({"text": texts, "other": texts})
+    write_table(table, tmp_path / "x.parquet", row_group_size=len(texts), compression="none", use_dictionary=False)
+    del table
+    pool = pa.default_memory_pool()
+    before, found = pool.bytes_allocated(), captions(tmp_path / "x.parquet", "prompts", "text")
+    assert next(found).startswith("words 000000000")
+    held = pool.bytes_allocated() - before  # in the middle of the file
+    assert sum(1 for _ in found) == 2 * ROWS - 1
+    assert (tmp_path / "x.parquet").stat().st_size > 140 * 2 * ROWS and held < 6e6, held
 
 
 def test_n_images_a_prompt(tmp_path: Path) -> None:

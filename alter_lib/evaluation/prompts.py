@@ -27,10 +27,11 @@ FORMAT = "alter-prompts/1"
 SELECTION_SEED = 42
 NUM_CLASSES = 1000  # of ImageNet
 ROWS = 4096  # of a table that are in memory at a time: a list of millions is read through, not in
-TABLES: dict[str, Callable[[Path], Iterable[pd.DataFrame]]] = {
-    ".csv": lambda path: pd.read_csv(path, dtype=str, chunksize=ROWS),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, chunksize=ROWS),
-    ".parquet": lambda path: (batch.to_pandas() for batch in ParquetFile(path).iter_batches(ROWS)),
+BUFFER = 2**20  # bytes of a parquet column that are read at a time
+TABLES: dict[str, Callable[[Path, str | None], Iterable[pd.DataFrame]]] = {
+    ".csv": lambda path, column: pd.read_csv(path, dtype=str, chunksize=ROWS),
+    ".jsonl": lambda path, column: pd.read_json(path, lines=True, chunksize=ROWS),
+    ".parquet": lambda path, column: parquet(path, column),
 }
 
 
@@ -150,8 +151,16 @@ def first_captions(annotations: Sequence[dict[str, Any]]) -> tuple[list[int], li
 
 def column_of(path: Path, column: str | None) -> Iterator[str]:
     """A column of text of a csv, jsonl or parquet file. Raises ParamsError when there is none of that name."""
-    for frame in TABLES[path.suffix](path):
+    for frame in TABLES[path.suffix](path, column):
         if column not in frame.columns:
             known = ", ".join(map(str, frame.columns))
             raise ParamsError([f"evaluation.prompt_column: {column} is not a column of {path.name}; it has {known}"])
         yield from frame[column].dropna().astype(str)
+
+
+def parquet(path: Path, column: str | None) -> Iterator[pd.DataFrame]:
+    """Batches of that one column, of all where there is none of the name. A row group may be the whole file: it is
+    read in parts."""
+    file = ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
+    wanted = [column] if column in file.schema_arrow.names else None
+    yield from (batch.to_pandas() for batch in file.iter_batches(ROWS, columns=wanted))

@@ -1,6 +1,7 @@
 """Distances against scipy, direct sums and brute force in float64; their one-pass bootstrap against the exact one."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -78,10 +79,20 @@ def test_kid_and_cmmd_are_direct_double_sums() -> None:
 def test_row_means_do_not_depend_on_the_block() -> None:
     a, b = features(0, 11), features(1, 5)
     for kernel in (polynomial_kernel, gaussian_kernel):
-        assert row_means(kernel, a, b, block=4) == pytest.approx(kernel(a, b).mean(1))
+        assert row_means(kernel, a, b, pairs=40) == pytest.approx(kernel(a, b).mean(1))
         whole = kernel(a, a)
         np.fill_diagonal(whole, 0)
-        assert row_means(kernel, a, block=4) == pytest.approx(whole.sum(1) / 10)
+        assert row_means(kernel, a, pairs=40) == pytest.approx(whole.sum(1) / 10)
+
+
+def test_kernels_of_many_images_are_computed_in_parts() -> None:
+    """All pairs of 6000 are 288 MB."""
+    images = features(0, 6000, 3)
+    tracemalloc.start()
+    kid_influence(images[:100], images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 70e6, peak
 
 
 @pytest.mark.parametrize("distance", ["frechet", "kid", "cmmd"])

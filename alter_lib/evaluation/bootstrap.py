@@ -10,15 +10,23 @@ import numpy as np
 
 from .metrics import Moments, polynomial_kernel, symmetric_root
 
+DRAWS = 50  # that are in memory as float64 at a time
+
 
 def resamples(n: int, count: int, seed: int) -> np.ndarray:
-    """How often each of `n` prompts is drawn, [count, n]; equal arguments give equal draws, which pairs methods."""
-    return np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), size=count)
+    """How often each of `n` prompts is drawn, uint16 [count, n]; equal arguments give equal draws, which pairs
+    methods."""
+    random, share = np.random.default_rng([seed, n]), np.full(n, 1 / n)
+    draws = np.empty((count, n), np.uint16)  # numpy's int64 at once would be several times as large as the images
+    for row in draws:
+        row[:] = random.multinomial(n, share)
+    return draws
 
 
 def mean_replicates(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Replicates [B] of the mean of `values` [n]."""
-    return draws @ values / len(values)
+    parts = np.array_split(draws, -(-len(draws) // DRAWS))  # a product makes a float64 copy
+    return np.concatenate([part @ values for part in parts]) / len(values)
 
 
 def frechet_replicates(reference: Moments, features: np.ndarray, draws: np.ndarray) -> Iterator[float]:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from .bootstrap import mean_replicates
 from .metrics import Moments, polynomial_kernel, symmetric_root
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+PAIRS = 2**21  # that a kernel is computed of at a time: 16 MB an array, whatever the number of images
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0  # Jayasumana et al. 2024, and of the paper
 
 
 def linear_replicates(value: float, influence: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Replicates [B] from the influence [n] of each image; draws [B, n]: how often each is drawn."""
-    return value + draws @ influence / len(influence)
+    return value + mean_replicates(influence, draws)
 
 
 def frechet_influence(reference: Moments, features: np.ndarray) -> tuple[float, np.ndarray]:
@@ -44,8 +46,9 @@ def gaussian_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.exp(-squared / (2 * CMMD_SIGMA**2))
 
 
-def row_means(kernel: Kernel, a: np.ndarray, b: np.ndarray | None = None, block: int = 2048) -> np.ndarray:
+def row_means(kernel: Kernel, a: np.ndarray, b: np.ndarray | None = None, pairs: int = PAIRS) -> np.ndarray:
     """Mean of the kernel of each row of `a` [n, D] with all of `b`; b None: with all other rows of `a`."""
+    block = max(1, pairs // len(a if b is None else b))
 
     def parts() -> Iterator[np.ndarray]:
         for first in range(0, len(a), block):

@@ -25,7 +25,8 @@ import psutil
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
-from alter_lib import files, provenance
+from alter_lib import provenance
+from alter_lib.common import files
 from alter_lib.params import ROOT, Data, Evaluation, load_params
 
 MB = 1e6
@@ -74,9 +75,9 @@ class Resident(threading.Thread):
 
 def images(count: int, folder: Path, interval: float = 1.0) -> dict[str, Any]:
     """Draw and judge `count` images of the teacher and of the artefact; memory of both parts."""
-    from alter_lib.accelerator import process_state
     from alter_lib.evaluation import evaluate
     from alter_lib.evaluation.generate import draw
+    from alter_lib.training.accelerator import process_state
 
     params = load_params("params/tiny_sd.yaml", OVERRIDES | inputs(count, folder))
     with Resident(interval) as drawing:

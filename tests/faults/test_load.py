@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import load
+import numpy as np
 import pytest
 
 
@@ -32,7 +34,8 @@ def test_each_kind_of_list_holds_what_was_written(tmp_path: Path, kind: str) -> 
 
 def test_memory_that_is_held_is_seen() -> None:
     with load.Resident(0.005) as memory:
-        held = bytearray(b"x") * int(200e6)
+        held = np.ones(int(200e6), np.uint8)
+        time.sleep(0.5)
         del held
     figures = memory.content()["rss_mb"]
     assert figures["peak"] - figures["start"] > 150

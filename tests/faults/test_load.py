@@ -16,20 +16,23 @@ def test_drawing_judging_and_reading_are_measured(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "argv", ["load.py", "--images", "64", "--rows", "200", "--out", str(out)])
     assert load.main() == 0
     content = json.loads(out.read_text())
-    images, (folder,) = content["images"], content["lists"].values()
-    assert images["images"] == {"teacher": 64, "alter": 64} and images["judged"] == 64
-    for part in ("drawing", "judging"):
-        figures = images[part]["rss_mb"]
+    images, (folder,) = content["images"]["64"], content["lists"].values()
+    assert images["drawn"] == {"teacher": 64, "alter": 64} and images["judged"] == 64
+    for part in (*images["drawing"].values(), images["judging"]):
+        figures = part["rss_mb"]
         assert 50 < figures["start"] <= figures["peak"] and figures["last_quarter"] <= figures["peak"]
     assert folder["rows"] == 200 and folder["as_written"] and folder["added_mb"] >= 0
     assert content["command"] and content["hardware"]["cpu"]
 
 
 @pytest.mark.parametrize("kind", load.LISTS)
-def test_each_kind_of_list_holds_what_was_written(tmp_path: Path, kind: str) -> None:
+def test_each_kind_of_list_holds_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = tmp_path / ("metadata.jsonl" if kind == "image_folder" else f"list.{kind}")
     load.write_list(path, kind, 1500)
     assert load.as_written(path, kind, 1500)
+    first = load.caption(0)
+    monkeypatch.setattr(load, "caption", lambda i: first)  # now all rows but one are others
+    assert not load.as_written(path, kind, 1500)
 
 
 def test_memory_that_is_held_is_seen() -> None:

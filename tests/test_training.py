@@ -60,8 +60,10 @@ def history(result) -> list[dict]:
         ({"training__order": "two_stage"}, 10),
         ({"training__hypernetwork_steps": 0, "training__plan": "random"}, 6),
         ({"training__routing_intervals": 2}, 6),
+        ({"backbone__id": "assets/tiny_dit", "data__source": "fashion", "loss__feature_points": 3,
+          "loss__target_ratio": 0.5, "cost__denominator": "prunable"}, 6),
     ],
-    ids=["joint", "two_stage", "given_plan", "snapped"],
+    ids=["joint", "two_stage", "given_plan", "snapped", "dit"],
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(params, options, iterations):
     """Stopped twice: before T_end between two checkpoints, and after it."""

@@ -203,3 +203,10 @@ def test_a_notebook_can_not_name_a_run_by_itself():
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_params(TINY).training.steps = 3
+
+
+def test_a_bare_no_is_no_mixed_precision() -> None:
+    """YAML reads it as false, and so does --set training.mixed_precision=no; true is still refused."""
+    assert load_params("params/smoke.yaml", {"training.mixed_precision": False}).training.mixed_precision == "no"
+    with pytest.raises(ParamsError, match="training.mixed_precision: True is not one of no | bf16 | fp16"):
+        load_params("params/smoke.yaml", {"training.mixed_precision": True})

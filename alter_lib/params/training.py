@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from .values import Count, CountOrZero, Flag, Name, Positive, Section, ShareBelowOne, Text, Weight
+from .values import Count, CountOrZero, Flag, Name, Positive, Precision, Section, ShareBelowOne, Text, Weight
 
 # plans that alter_lib/baselines.py makes; training.plan takes a file as well
 PLANS = ("random", "first", "last", "bk_sdm", "sensitivity", "sensitivity_intervals", "unpruned")
@@ -68,7 +68,7 @@ class Training(Section):
     num_processes: Count = 1
     gradient_accumulation_steps: Count = 1  # micro-batches of a process's share: same gradients, less memory
     gradient_checkpointing: Flag = False  # prunable layers are run again in the backward pass: less memory, more time
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # autocast; the student's weights stay float32
+    mixed_precision: Precision = "no"  # autocast; the student's weights stay float32
     teacher_dtype: Literal["bfloat16", "float16"] | None = None  # of the frozen teacher; null: the student's
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"  # 8-bit moments of theta (bitsandbytes); Phi is small
     lora_rank: CountOrZero = 0  # 0: all of theta is trained; else adapters of the attention projections (peft)

@@ -23,6 +23,9 @@ PositiveShare = Annotated[float, Field(gt=0, le=1), NotBool]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1), NotBool]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
+Precision = Annotated[  # a bare no is false in YAML
+    Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)
+]
 Device = Literal["auto", "cpu", "cuda", "mps", "meta"]
 Name = Annotated[
     str,

@@ -61,20 +61,17 @@ def cleared_copy(run: Path, target: Path) -> int:
     return len(code)
 
 
+IDLE = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+
+
 def run_cell(page, cell) -> None:
-    """One code cell, to its end. Shift-Enter is lost while the page has no kernel yet: it is pressed until it works."""
+    """One code cell, to its end. Without a kernel Shift-Enter would be lost, or JupyterLab would ask for one."""
     from playwright.sync_api import expect
 
+    page.wait_for_function(IDLE, timeout=300_000)
     prompt = cell.locator(".jp-InputPrompt")
-    for attempt in range(6):
-        prompt.click()
-        page.keyboard.press("Shift+Enter")
-        try:
-            expect(prompt).to_have_text(re.compile(r"\[(\d+|\*)\]"), timeout=10_000)
-            break
-        except AssertionError:
-            if attempt == 5:
-                raise
+    prompt.click()
+    page.keyboard.press("Shift+Enter")
     expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=300_000)
     assert cell.locator("[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type*=stderr]"
                         ).count() == 0, cell.inner_text()  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState, debug_launcher
+from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib.evaluation.generation import (
@@ -15,6 +16,7 @@ from alter_lib.evaluation.generation import (
     generate,
     image_seed,
     make_scheduler,
+    sampler_name,
     weights_hash,
 )
 from alter_lib.evaluation.image_store import ImageStore
@@ -195,3 +197,10 @@ def test_a_killed_process_leaves_the_same_bits_to_the_next(pipeline, tmp_path: P
     draw_missing(sampler(pipeline), PROMPTS, cut, "x")
     assert drawn == [[0, 1], [4]]
     assert (cut.read(range(5)) == whole.read(range(5))).all()
+
+
+def test_the_sampler_is_named_with_its_procedure() -> None:
+    """DDPM by DiTPipeline and DDPM by the DiT repository draw differently."""
+    pipe = tiny_dit_pipeline()
+    assert sampler_name(pipe, Sampling(scheduler="DDPMScheduler")) == "DDPMScheduler"
+    assert sampler_name(pipe, Sampling(procedure="learned_variance")).startswith("DDPMScheduler, learned variance")

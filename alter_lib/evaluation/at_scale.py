@@ -19,7 +19,7 @@ from ..params import Params
 from ..provenance import record
 from . import bootstrap
 from .cost import baseline_cost_metrics, call_metrics, cost_metrics, visited
-from .generation import draw_missing, sampler_scheduler, weights_hash
+from .generation import draw_missing, sampler_name, weights_hash
 from .image_store import ImageSet
 from .latency import time_metrics
 from .lpips import NAME as LPIPS
@@ -129,7 +129,6 @@ class Run:
 
     def context(self, method: str, steps: int) -> dict[str, Any]:
         """The fields that all figures of a set share."""
-        scheduler = sampler_scheduler(self.backbone.pipeline, self.params.sampling)
         return {
             "method": method,
             "steps": steps,
@@ -137,7 +136,7 @@ class Run:
             "protocol": self.prompts.protocol,
             "prompts": self.prompts.digest,
             "resolution": self.sets[method, steps].drawn_at,
-            "sampler": type(scheduler).__name__,
+            "sampler": sampler_name(self.backbone.pipeline, self.params.sampling),
             "guidance_scale": self.params.sampling.guidance_scale,
         }
 

@@ -9,7 +9,7 @@ from ..assets import listed
 from ..backbones import Backbone
 from ..params import Params
 from .features import CLASSIFIER, EXTRACTOR, PROXY, SPATIAL
-from .generation import sampler_scheduler
+from .generation import sampler_name
 from .lpips import NAME as LPIPS
 from .lpips import weights as lpips_weights
 from .protocol import Protocol
@@ -42,8 +42,8 @@ def of_extractor(name: str | None) -> dict[str, Any]:
 
 def with_context(metrics: Sequence[Metric], params: Params, backbone: Backbone, protocol: Protocol) -> list[Metric]:
     """Figures of images with prompts, resolution, resizing, hash of the extractor, sampler and guidance."""
-    scheduler = sampler_scheduler(backbone.pipeline, params.sampling)
-    drawn = {"sampler": type(scheduler).__name__, "guidance_scale": params.sampling.guidance_scale}
+    sampling = params.sampling
+    drawn = {"sampler": sampler_name(backbone.pipeline, sampling), "guidance_scale": sampling.guidance_scale}
     common = {"protocol": "embedded", "prompts": protocol.digest(), "resolution": protocol.real.shape[1]}
     found = []
     for metric in metrics:

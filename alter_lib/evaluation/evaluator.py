@@ -14,7 +14,7 @@ from .at_scale import evaluate_at_scale
 from .context import with_context
 from .cost import call_metrics, cost_metrics, visited
 from .features import channels_first
-from .generation import generate
+from .generation import generate, sampler_name
 from .judge import Judge, fid_ratio
 from .kept_features import feature_folder
 from .latency import time_metrics
@@ -73,6 +73,8 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
             metrics += [fid_ratio(measured, other) for other in of_teacher.values()]
     metrics += deviations(teacher, drawn) if params.evaluation.teacher_pictures else []
     metrics = with_context(metrics, params, backbone, protocol)
+    sampler = f"{sampler_name(backbone.pipeline, params.sampling)}, guidance {params.sampling.guidance_scale:g}"
+    notes = [*notes, f"all pictures: {sampler}"]
     result = EvaluationResult(tuple(metrics), grid(teacher, drawn[ALTER]), params.run_folder, tuple(notes))
     result.save()
     record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})

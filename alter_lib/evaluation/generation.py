@@ -55,6 +55,12 @@ def sampler_scheduler(pipeline: DiffusionPipeline, sampling: Sampling) -> Schedu
     return learned_variance_scheduler(pipeline.scheduler.config)
 
 
+def sampler_name(pipeline: DiffusionPipeline, sampling: Sampling) -> str:
+    """The scheduler's class, and the DiT repository's procedure where that is followed instead of the pipeline's."""
+    name = type(sampler_scheduler(pipeline, sampling)).__name__
+    return name if sampling.procedure == "pipeline" else f"{name}, learned variance, guidance on three channels"
+
+
 def scheduler_settings(scheduler: SchedulerMixin) -> dict[str, Any]:
     """What a scheduler was made with, less the entries of its file that are for other classes."""
     known = inspect.signature(type(scheduler).__init__).parameters

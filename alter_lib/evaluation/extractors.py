@@ -32,13 +32,17 @@ class Images(Protocol):
 
 def extract(extractor: Extractor, images: Images, desc: str, batch_size: int = 64) -> dict[str, np.ndarray]:
     """Features of all `images` by name, [N, ...]."""
-    parts: dict[str, list[np.ndarray]] = {}
+    found: dict[str, np.ndarray] = {}  # allocated once: small arrays kept between a network's large ones pin the heap
+    first = 0
     with tqdm(total=len(images), desc=f"{desc}, {extractor.name}", unit="image") as bar:
         for batch in images.batches(batch_size):
             for name, values in extractor(batch).items():
-                parts.setdefault(name, []).append(values)
+                if name not in found:
+                    found[name] = np.empty((len(images), *values.shape[1:]), values.dtype)
+                found[name][first : first + len(batch)] = values
+            first += len(batch)
             bar.update(len(batch))
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return found
 
 
 class AlexNet:

@@ -14,6 +14,7 @@ import torch
 from . import skipping
 from .backbones import Backbone
 from .data.latents import Batch, Batches
+from .greedy import SkippingError, allocated, eliminate
 from .hypernetwork import equal_intervals
 from .inference.artefact import fitted
 from .params import Params, ParamsError, resolve
@@ -109,11 +110,14 @@ def skipping_errors(
     return errors / samples[:, None]
 
 
+def layer_macs(backbone: Backbone) -> torch.Tensor:
+    return torch.tensor([float(layer.macs) for layer in backbone.layers])
+
+
 def least_sensitive(backbone: Backbone, errors: torch.Tensor, target: float, denominator: Denominator) -> ExpertPlan:
     """Each row of `errors` [N_i, N_L] gives an expert of its interval: layers leave by error for their MACs, least
     first. One row: one mask for all timesteps. Training-free, and temporal where there are several rows."""
-    macs = torch.tensor([float(layer.macs) for layer in backbone.layers])
-    return from_orders(backbone, (errors / macs).argsort(dim=1).tolist(), target, denominator)
+    return from_orders(backbone, (errors / layer_macs(backbone)).argsort(dim=1).tolist(), target, denominator)
 
 
 FIXED: dict[str, Callable[..., ExpertPlan]] = {
@@ -128,7 +132,7 @@ FIXED: dict[str, Callable[..., ExpertPlan]] = {
 def given_plan(params: Params, backbone: Backbone, objective: Objective, batches: Batches) -> ExpertPlan:
     """The plan that `training.plan` names: a baseline at loss.target_ratio, or a file's, taken as it is.
 
-    `random` draws by run.seed; `sensitivity_intervals` has hypernetwork.num_experts intervals. Raises ParamsError where
+    `random` draws by run.seed; `*_intervals` have hypernetwork.num_experts intervals. Raises ParamsError where
     the name is neither a baseline nor a file, PlanError for a plan of another backbone.
     """
     name, target, denominator = params.training.plan, params.loss.target_ratio, params.cost.denominator
@@ -136,8 +140,11 @@ def given_plan(params: Params, backbone: Backbone, objective: Objective, batches
         seed = {"seed": params.run.seed} if name == "random" else {}
         return FIXED[name](backbone, target, denominator, **seed)
     if name in PLANS:
-        num_intervals = params.hypernetwork.num_experts if name == "sensitivity_intervals" else 1
+        num_intervals = params.hypernetwork.num_experts if name.endswith("_intervals") else 1
         timed = evenly_timed(batches, params.training.batch_size, backbone.num_train_timesteps, SAMPLES)
+        if name.startswith("greedy"):
+            error = SkippingError.on(backbone, objective, timed, num_intervals)
+            return allocated(backbone, eliminate(error, layer_macs(backbone)), target, denominator)
         errors = skipping_errors(backbone, objective, timed, num_intervals)
         return least_sensitive(backbone, errors, target, denominator)
     if not plan_path(resolve(name)).is_file():

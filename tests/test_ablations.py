@@ -55,14 +55,25 @@ def test_the_main_ordering_has_five_seeds_on_both_backbones_and_the_trends_three
         assert all(counts[params, variant] >= 5 for variant in ("alter", "static", "manual", "two_stage"))
     assert min(counts.values()) >= 3
     assert {run.group for run in STUDY.runs if run.params == "params/tiny_dit.yaml"} == {
-        "table_3", "baselines", "recipe"}  # fmt: skip
+        "table_3", "baselines", "plans", "recipe"}  # fmt: skip
 
 
 def test_a_variant_has_no_key_that_nobody_reads() -> None:
     """YAML reads `on` as true, and a typo as nothing."""
     content = yaml.safe_load((ROOT / "workflow" / "study.yaml").read_text())
     for spec in content["variants"].values():
-        assert {"group", "seeds", "set"} <= set(spec) <= {"group", "seeds", "set", "only", "curve"}
+        assert {"group", "seeds", "set"} <= set(spec) <= {"group", "seeds", "set", "only", "curve", "plan_of"}
+
+
+def test_a_run_under_a_learned_plan_names_the_run_of_its_seed_that_learned_it() -> None:
+    runs = {run.name: run for run in STUDY.runs}
+    under = [run for run in STUDY.runs if run.plan_of]
+    assert {run.variant for run in under} == {"plan_of_static", "plan_of_alter", "plan_of_inputs_per_expert"}
+    for run in under:
+        source = runs[run.plan_of]
+        assert (source.params, source.seed, f"plan_of_{source.variant}") == (run.params, run.seed, run.variant)
+        assert run.changes["training.plan"] == f"{STUDY.out}/{source.name}/alter"
+        assert run.changes["training.hypernetwork_steps"] == 0
 
 
 def test_the_options_of_a_run_are_what_a_shell_and_the_params_read() -> None:

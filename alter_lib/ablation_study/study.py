@@ -23,7 +23,7 @@ COMMAND = "snakemake -s workflow/Snakefile --cores 2"
 @dataclass(frozen=True)
 class Run:
     """One training and its evaluation. changes: {"section.key": value} on the params file `params`; has_curve: its
-    snapshots are evaluated, too."""
+    snapshots are evaluated, too; plan_of: the run whose final plan it is trained under, if any."""
 
     name: str
     params: str
@@ -32,6 +32,7 @@ class Run:
     seed: int
     changes: dict[str, Any]
     has_curve: bool
+    plan_of: str = ""
 
     @property
     def options(self) -> str:
@@ -121,5 +122,7 @@ def planned(content: dict[str, Any]) -> Iterator[Run]:
             for seed in range(spec["seeds"]):
                 name = f"{stem}-{variant}-s{seed}"
                 named = {"run.name": name, "run.out": content["out"], "run.seed": seed}
-                changes = {**named, **content["set"], **teacher, **curve, **spec["set"]}
-                yield Run(name, params, variant, spec["group"], seed, changes, bool(curve))
+                plan_of = f"{stem}-{spec['plan_of']}-s{seed}" if "plan_of" in spec else ""
+                plan = {"training.plan": f"{content['out']}/{plan_of}/alter"} if plan_of else {}
+                changes = {**named, **content["set"], **teacher, **curve, **plan, **spec["set"]}
+                yield Run(name, params, variant, spec["group"], seed, changes, bool(curve), plan_of)

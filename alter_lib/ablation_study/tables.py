@@ -42,7 +42,10 @@ COMPARISONS = {
     "12": Comparison("Table 12: fine-tuning after T_end", {
         "stop_at_t_end": "ALTER 0.65 at T_end", "alter": "ALTER 0.65 at T_total"}, "12"),
     "baselines": unprinted("Plans that nobody learned, as many updates; unpruned: the control at ratio 1",
-        "random", "first", "last", "bk_sdm", "sensitivity", "sensitivity_intervals", "unpruned", "alter"),
+        "random", "first", "last", "bk_sdm", "sensitivity", "sensitivity_intervals", "greedy", "greedy_intervals",
+        "unpruned", "alter"),
+    "plans": unprinted("All updates under a plan that was learned: is it the plan, or what was spent before it stood?",
+        "alter", "plan_of_alter", "static", "plan_of_static", "inputs_per_expert", "plan_of_inputs_per_expert"),
     "routing": unprinted("Routing: flicker against ten intervals",
         "alter", "snapped", "embedded_timestep", "embedded_snapped"),
     "choices": unprinted("Choices of the method", "alter", "hard_masks", "logistic_noise", "prunable_ratio",

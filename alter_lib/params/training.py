@@ -8,7 +8,8 @@ from pydantic import model_validator
 from .values import Count, CountOrZero, Flag, Name, Positive, Precision, Section, ShareBelowOne, Text, Weight
 
 # plans that alter_lib/baselines.py makes; training.plan takes a file as well
-PLANS = ("random", "first", "last", "bk_sdm", "sensitivity", "sensitivity_intervals", "unpruned")
+PLANS = ("random", "first", "last", "bk_sdm", "sensitivity", "sensitivity_intervals", "greedy", "greedy_intervals",
+         "unpruned")  # fmt: skip
 
 
 def training_faults(values: Any) -> list[str]:

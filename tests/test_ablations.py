@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from alter_lib import plots
 from alter_lib.ablation_study import Study
-from alter_lib.ablation_study.summary import differences, facts, finished, interval, of_runs, summary
+from alter_lib.ablation_study.summary import differences, distillation, facts, finished, interval, of_runs, summary
 from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
 from alter_lib.params import ROOT, ParamsError, load_params, parse_overrides
 from alter_lib.plots.style import RED
@@ -237,6 +237,31 @@ def test_figures_show_the_means_where_they_belong(table: pd.DataFrame) -> None:
     (ax,) = found["curves"]
     alter = next(each for each in ax.containers if each.get_label() == "alter").lines[0]
     np.testing.assert_allclose(alter.get_xydata(), [[10, 16.0], [20, 11.0]])
+
+
+def errors_of(run: str, before: list[float], after: list[float]) -> pd.DataFrame:
+    backbone, variant, seed = run.split("-")
+    facts = {"run": run, "backbone": backbone, "variant": variant, "training_seed": int(seed[1:])}
+    times = {"first_timestep": [0, 500], "last_timestep": [499, 999], "macs_ratio": 0.65}
+    return pd.DataFrame({**times, "before": before, "after": after}).assign(**facts)
+
+
+def test_distillation_errors_are_means_over_seeds_in_the_middle_of_their_interval() -> None:
+    frames = [errors_of(f"tiny_sd-static-s{seed}", [1.0 + seed, 0.5], [0.1, 0.1 + seed]) for seed in (0, 1)]
+    (ax,) = plots.distillation_errors(pd.concat(frames))
+    before, after = ax.get_lines()
+    np.testing.assert_allclose(before.get_xydata(), [[249.5, 1.5], [749.5, 0.5]])
+    np.testing.assert_allclose(after.get_xydata(), [[249.5, 0.1], [749.5, 0.6]])
+    assert before.get_linestyle() == "--" and after.get_label() == "static"
+
+
+def test_the_table_of_distillation_errors_is_the_committed_one_or_empty(tmp_path) -> None:
+    study = Study(str(tmp_path), str(tmp_path), STUDY.runs)
+    nothing = distillation(study)
+    assert nothing.empty and {"before", "after", "backbone"} <= set(nothing)
+    errors_of("tiny_sd-static-s0", [1.0, 0.5], [0.1, 0.2]).to_csv(tmp_path / "distillation.csv", index=False)
+    assert distillation(study).after.tolist() == [0.1, 0.2]
+    assert "no finished run" in plots.distillation_errors(nothing)[0].get_title(loc="left")
 
 
 def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:

@@ -38,6 +38,14 @@ def finished(study: Study, file: str = "metrics.json") -> tuple[pd.DataFrame, st
     return planned, " and ".join(sources) or "nowhere: no run is finished"
 
 
+def distillation(study: Study) -> pd.DataFrame:
+    """The committed table of `alter_lib.ablation_study.distillation`; no rows where there is none."""
+    path = resolve(study.results) / "distillation.csv"
+    columns = ("run", *BY, "training_seed", "first_timestep", "last_timestep", "macs_ratio", "before", "after")
+    empty = pd.DataFrame({column: pd.Series(dtype=float) for column in columns})
+    return pd.read_csv(path) if path.is_file() else empty
+
+
 def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:
     """The rows of one figure of the pruned pipelines at STEPS steps, one a run."""
     return table[(table.name == name) & (table.method == ALTER) & (table.steps == STEPS)]

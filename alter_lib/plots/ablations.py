@@ -138,3 +138,20 @@ def learning_curves(curves: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
         each.legend(fontsize=6, ncols=2)
 
     return each_backbone(of_runs(curves), ax, 4.2, draw)
+
+
+@styled
+def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """L_outKD of each variant's plan by timestep, means over seeds: dashed with the teacher's own weights, solid after
+    fine-tuning. table: of `alter_lib.ablation_study.distillation`."""
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
+            found = group.groupby("first_timestep")[["last_timestep", "before", "after"]].mean()
+            middle, style = (found.index + found.last_timestep) / 2, look(number, variant)
+            each.plot(middle, found.before, linestyle="--", linewidth=0.8, color=style["color"])
+            each.plot(middle, found.after, label=variant, **{**style, "markersize": 4})
+        each.set(xlabel="timestep", ylabel="$L_{outKD}$ (dashed: before fine-tuning)", yscale="log")
+        each.legend(fontsize=6, ncols=2)
+
+    return each_backbone(table, ax, 4.2, draw)

@@ -14,8 +14,9 @@ from .training import loss_comparison, throughput, training_curves
 
 __all__ = [
     "EXPERTS", "RATIOS", "Saved", "call_seconds", "dashboard", "distillation_errors", "estimator_gradients",
-    "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows", "latency_bars", "layer_macs", "learning_curves", "loss_comparison",
-    "macs_per_timestep", "mask_distances", "mask_evolution", "masks", "ordering", "overview", "plan_pair", "png",
-    "quality_against_macs", "quality_front", "ratio_trials", "routing", "routing_evolution", "sampling_constants",
-    "save", "side_by_side", "speedups", "throughput", "training_curves", "trend",
+    "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows", "latency_bars", "layer_macs",
+    "learning_curves", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution", "masks", "ordering",
+    "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials", "routing",
+    "routing_evolution", "sampling_constants", "save", "side_by_side", "speedups", "throughput", "training_curves",
+    "trend",
 ]  # fmt: skip

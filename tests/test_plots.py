@@ -227,6 +227,27 @@ def test_figures_draw_on_the_axes_that_they_are_given() -> None:
     assert list(plots.training_curves(history(3, 1), 0.65, 1, ax)) == list(ax.ravel())
 
 
+PICTURES = np.zeros((3, 8, 8, 3), np.uint8)
+COMPOSITES = {
+    "dashboard": lambda **place: plots.dashboard(history(6, 3), PLAN, plan_history(), 3, "step 6 of 12", **place),
+    "image_grid": lambda **place: plots.image_grid(PICTURES, ["a", "b", "c"], columns=3, **place),
+    "image_rows": lambda **place: plots.image_rows({"DDIM": PICTURES}, ["a", "b", "c"], **place),
+    "overview": lambda **place: plots.overview(PLAN, **place),
+    "plan_pair": lambda **place: plots.plan_pair({"one": PLAN, "two": PLAN}, **place),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_drawings_of_many_panels_take_the_place_of_an_axes(name: str) -> None:
+    """The same panels, inside that axes' cell of the caller's own figure."""
+    alone, figure = COMPOSITES[name](), Figure((12, 6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    assert COMPOSITES[name](ax=right) in figure.subfigs
+    assert right not in figure.axes and left in figure.axes and len(figure.axes) == 1 + len(alone.axes)
+    figure.savefig(BytesIO())
+    assert all(ax.get_window_extent().x0 > left.get_window_extent().x1 for ax in figure.axes if ax is not left)
+
+
 def test_the_gallery_lists_every_figure_of_the_notebooks_and_functions_that_exist() -> None:
     gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))

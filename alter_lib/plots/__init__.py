@@ -1,5 +1,5 @@
-"""Figures: each function takes data and, where one panel or a fixed number of panels make it up, axes; it returns them
-and never shows anything."""
+"""Figures: each function takes data and an optional `ax` (axes, where a fixed number of panels make it up) and returns
+what it drew on; it never shows anything. Drawings of many panels put a subfigure in the place of `ax`."""
 
 from .ablations import EXPERTS, RATIOS, distillation_errors, fid_against_macs, learning_curves, ordering, trend
 from .evaluation import call_seconds, image_grid, image_rows, quality_against_macs, side_by_side

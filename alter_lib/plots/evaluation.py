@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from PIL.Image import Image
 
 from ..plan import ExpertPlan
-from .style import BLUE, GREEN, INK, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
+from .style import BLUE, GREEN, INK, MUTED, RED, WIDTH, axes, canvas, expert_colors, panels, styled, text_color
 
 if TYPE_CHECKING:  # drawing needs neither metrics nor a denoiser
     from ..evaluation import EvaluationResult
@@ -38,16 +38,19 @@ def tiled(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 @styled
-def image_grid(images: np.ndarray | Sequence[Image], captions: Sequence[str], columns: int = 8) -> Figure:
+def image_grid(
+    images: np.ndarray | Sequence[Image], captions: Sequence[str], columns: int = 8, ax: Axes | None = None
+) -> FigureBase:
     """Pictures (uint8 [N, H, W, 3], or those of a pipeline) with their prompts below."""
     rows = -(-len(images) // columns)
-    figure = Figure((WIDTH, rows * (WIDTH / columns + 0.3)), layout="constrained")
-    for ax, image, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, images, captions, strict=False):
-        ax.imshow(image, interpolation="nearest")
-        ax.set_xlabel("\n".join(wrapped(caption)), fontsize=7, parse_math=False)
-    for ax in figure.axes:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+    figure = canvas(ax, WIDTH, rows * (WIDTH / columns + 0.3))
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for each, image, caption in zip(places, images, captions, strict=False):
+        each.imshow(image, interpolation="nearest")
+        each.set_xlabel("\n".join(wrapped(caption)), fontsize=7, parse_math=False)
+    for each in figure.axes:
+        each.set(xticks=[], yticks=[])
+        each.spines[:].set_visible(False)
     figure.set_label("pictures of " + ", ".join(captions))
     return figure
 
@@ -58,19 +61,21 @@ def wrapped(caption: str, width: int = 18, lines: int = 2) -> list[str]:
 
 
 @styled
-def side_by_side(result: "EvaluationResult", plan: ExpertPlan, columns: int = 6) -> Figure:
+def side_by_side(
+    result: "EvaluationResult", plan: ExpertPlan, columns: int = 6, ax: Axes | None = None
+) -> FigureBase:
     """The grids of an evaluation at the same prompts and seeds, over the strip of experts that the calls visited."""
     grid = result.grid
     if not grid.prompts:
-        figure = Figure((WIDTH, 0.8))
+        figure = canvas(ax, WIDTH, 0.8)
         nothing(figure.subplots())
         return figure
     rows = -(-len(grid.prompts) // columns)
     panel = WIDTH / len(grid.images)
-    figure = Figure((WIDTH, panel * rows / columns + 0.75), layout="constrained")
-    ax = figure.subplots(2, len(grid.images), height_ratios=(panel * rows / columns, 0.22), squeeze=False)
+    figure = canvas(ax, WIDTH, panel * rows / columns + 0.75)
+    places = figure.subplots(2, len(grid.images), height_ratios=(panel * rows / columns, 0.22), squeeze=False)
     names = {"real": "pictures of the data set", "teacher": "teacher, all layers", "alter": "ALTER"}
-    for (method, images), above, below in zip(grid.images.items(), *ax, strict=True):
+    for (method, images), above, below in zip(grid.images.items(), *places, strict=True):
         kind, _, steps = method.partition("@")
         above.imshow(tiled(images, columns), interpolation="nearest")
         above.set_title(names[kind] + (f", {steps} steps" if steps else ""))
@@ -165,18 +170,18 @@ def quality_curve(
 
 
 @styled
-def image_rows(drawn: Mapping[str, np.ndarray], captions: Sequence[str]) -> Figure:
+def image_rows(drawn: Mapping[str, np.ndarray], captions: Sequence[str], ax: Axes | None = None) -> FigureBase:
     """Pictures [n, H, W, 3] of several samplers (or methods), a row each, the same prompts below each other."""
     first = next(iter(drawn.values()))
-    figure = Figure((WIDTH, len(drawn) * (WIDTH - 1.6) / len(first) + 0.45), layout="constrained")
-    ax = figure.subplots(len(drawn), len(first), squeeze=False)
-    for row, (name, images) in zip(ax, drawn.items(), strict=True):
+    figure = canvas(ax, WIDTH, len(drawn) * (WIDTH - 1.6) / len(first) + 0.45)
+    places = figure.subplots(len(drawn), len(first), squeeze=False)
+    for row, (name, images) in zip(places, drawn.items(), strict=True):
         for each, image in zip(row, images, strict=True):
             each.imshow(image, interpolation="nearest")
             each.set(xticks=[], yticks=[])
             each.spines[:].set_visible(False)
         row[0].set_ylabel(name.removesuffix("Scheduler"), rotation=0, ha="right", va="center", fontsize=8)
-    for each, caption in zip(ax[-1], captions, strict=True):
+    for each, caption in zip(places[-1], captions, strict=True):
         each.set_xlabel("\n".join(wrapped(caption, 12)), fontsize=7, parse_math=False)
     figure.set_label(f"pictures of {', '.join(captions)}, by {', '.join(drawn)}")
     return figure

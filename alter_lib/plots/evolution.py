@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from ..plan import ExpertPlan
 from ..training.plan_history import PlanHistory
 from .plans import masks
-from .style import BLUE, INK, ORANGE, WIDTH, axes, expert_colors, panels, styled
+from .style import BLUE, INK, ORANGE, WIDTH, axes, canvas, expert_colors, panels, styled
 from .training import curve, mark_end, ratios
 
 
@@ -57,12 +57,14 @@ def routing_evolution(history: PlanHistory, ax: Axes | None = None) -> Axes:
 
 
 @styled
-def dashboard(history: pd.DataFrame, plan: ExpertPlan, plan_history: PlanHistory, end: int, title: str) -> Figure:
+def dashboard(
+    history: pd.DataFrame, plan: ExpertPlan, plan_history: PlanHistory, end: int, title: str, ax: Axes | None = None
+) -> FigureBase:
     """What one watches while training: both losses, the ratios, the plan of now, and how its routing came about.
 
     history: the rows of history.csv so far; end: T_end; title: how far the run is.
     """
-    figure = Figure((WIDTH, 5.6), layout="constrained")
+    figure = canvas(ax, WIDTH, 5.6)
     above, below = figure.subfigures(2, 1, height_ratios=(2.2, 3.4))
     loss, hyper, ratio = above.subplots(1, 3)
     curve(loss, history, "L_U", BLUE)

@@ -6,12 +6,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
 from ..plan import ExpertPlan
 from .layers import label_layers
-from .style import FAINT, INK, MAP, MUTED, RED, WIDTH, axes, expert_colors, panels, styled, text_color
+from .style import FAINT, INK, MAP, MUTED, RED, WIDTH, axes, canvas, expert_colors, panels, styled, text_color
 
 
 def served(plan: ExpertPlan) -> np.ndarray:
@@ -66,10 +66,12 @@ def routing(plan: ExpertPlan, ax: Axes | None = None, visited: Sequence[int] = (
 
 
 @styled
-def overview(plan: ExpertPlan, visited: Sequence[int] = (), timestep: int | None = None) -> Figure:
+def overview(
+    plan: ExpertPlan, visited: Sequence[int] = (), timestep: int | None = None, ax: Axes | None = None
+) -> FigureBase:
     """Masks above routing: all that a plan holds. timestep: its expert's row and its place are marked."""
     heights = (1.35 + 0.22 * plan.num_experts, 0.9 + 0.14 * plan.num_experts)
-    figure = Figure((WIDTH, sum(heights)), layout="constrained")
+    figure = canvas(ax, WIDTH, sum(heights))
     above, below = figure.subplots(2, height_ratios=heights)
     masks(plan, above)
     routing(plan, below, visited)
@@ -79,12 +81,12 @@ def overview(plan: ExpertPlan, visited: Sequence[int] = (), timestep: int | None
 
 
 @styled
-def plan_pair(plans: Mapping[str, ExpertPlan]) -> Figure:
+def plan_pair(plans: Mapping[str, ExpertPlan], ax: Axes | None = None) -> FigureBase:
     """Masks and routing of two plans side by side. plans: {name: plan}."""
     count = max(plan.num_experts for plan in plans.values())
-    figure = Figure((1.5 * WIDTH, 2.3 + 0.3 * count), layout="constrained")
-    ax = figure.subplots(2, len(plans), height_ratios=(1.4 + 0.2 * count, 0.9 + 0.1 * count), squeeze=False)
-    for (name, plan), (above, below) in zip(plans.items(), ax.T, strict=True):
+    figure = canvas(ax, 1.5 * WIDTH, 2.3 + 0.3 * count)
+    places = figure.subplots(2, len(plans), height_ratios=(1.4 + 0.2 * count, 0.9 + 0.1 * count), squeeze=False)
+    for (name, plan), (above, below) in zip(plans.items(), places.T, strict=True):
         masks(plan, above, stagger=True)
         above.set_title(f"{name}: {plan.macs_ratio():.2%} of the MACs")
         routing(plan, below)

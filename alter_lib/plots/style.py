@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from PIL import Image
 
 from ..common.files import whole
@@ -77,6 +77,15 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 def axes(ax: Axes | None, height: float, width: float = WIDTH) -> Axes:
     """`ax`, or the axes of a new figure of that size in inches."""
     return ax if ax is not None else Figure((width, height), layout="constrained").subplots()
+
+
+def canvas(ax: Axes | None, width: float, height: float) -> FigureBase:
+    """A new figure of that size in inches; or, for a drawing of several panels, a subfigure in the place of `ax`."""
+    if ax is None:
+        return Figure((width, height), layout="constrained")
+    place, parent = ax.get_subplotspec(), ax.figure
+    ax.remove()
+    return parent.add_subfigure(place)
 
 
 def panels(ax: Sequence[Axes] | None, rows: int, columns: int, height: float, **keywords: Any) -> np.ndarray:

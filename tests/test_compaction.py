@@ -1,12 +1,14 @@
 """Layers that no expert uses leave memory and disk; the rest draws the same pictures."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from planned_pipeline import sample
+from planned_pipeline import sample, smallest_pipeline
 from tiny_dit_pipeline import tiny_dit_pipeline
 from tiny_sd_pipeline import tiny_pipeline
 
@@ -82,6 +84,21 @@ def test_a_compact_pipeline_is_saved_as_one_and_loads(tmp_path: Path, capsys: py
     stock = StableDiffusionPipeline.from_pretrained(tmp_path)
     with pytest.raises((RuntimeError, NotImplementedError)):  # without its plan it does not run at all
         sample(stock)
+
+
+@pytest.mark.parametrize("options", [{"compile": lambda graph, _: graph.forward}, {"fuse_projections": True}])
+def test_nothing_holds_on_to_dropped_weights(options: dict) -> None:
+    """Neither the graphs of a compiled plan nor its fused projections keep them in memory."""
+    pipe = smallest_pipeline(attention=True)
+    name = "down_blocks.0.attentions.0"
+    plan = plan_without(pipe, (name,))
+    apply_plan(pipe, plan, **options)
+    expected = sample(pipe)
+    dropped = [weakref.ref(parameter) for parameter in pipe.unet.get_submodule(name).parameters()]
+    assert plan.compact(pipe) == (name,)
+    gc.collect()
+    assert dropped and not any(parameter() is not None for parameter in dropped)
+    assert torch.equal(sample(pipe), expected)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -8,6 +8,7 @@ from torch import nn
 from ..backbones import ADAPTERS, denoiser_of
 from ..plan import ExpertPlan
 from ..plan.file import PlanError
+from .patching import patch_of
 
 ATTRIBUTE = "_alter_dropped_layers"
 
@@ -37,6 +38,8 @@ def drop_layers(target: DiffusionPipeline | nn.Module, names: Sequence[str]) -> 
         empty(layers[name], name, adapter.read_from_outside())
     have = set(dropped_layers(denoiser)) | set(names)
     setattr(denoiser, ATTRIBUTE, tuple(name for name in layers if name in have))
+    if patch := patch_of(denoiser):
+        patch.let_go()
 
 
 def empty(module: nn.Module, path: str, kept: Sequence[str]) -> None:

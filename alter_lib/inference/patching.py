@@ -100,6 +100,13 @@ class DenoiserForward(Replacement):
             return self.original(*arguments, **keywords)
         return self.patch.graphs.run(active, self.original, arguments, keywords)
 
+    def unpruned(self, *arguments: Any, **keywords: Any) -> Any:
+        """A call that runs every layer, compiled where the experts are: what their speed is held against."""
+        try:
+            return self.run((True,) * len(self.patch.layers), arguments, keywords)
+        finally:
+            self.patch.active = None
+
     def rehearse(self, arguments: tuple, keywords: dict[str, Any]) -> None:
         """Run each distinct active set in use on these inputs, so that every graph of their form is there."""
         for active in tqdm(self.patch.sets_in_use(), desc="warm-up", unit="expert"):
@@ -135,8 +142,7 @@ class Patch:
         self._routing = plan.routing.tolist()
         layers = ADAPTERS[type(denoiser).__name__].prunable_layers(denoiser)
         self.layers = [LayerForward(module, self, index) for index, (_, _, module) in enumerate(layers)]
-        inner = [module for module in denoiser.modules() if module is not denoiser]
-        self.graphs = StaticGraphs(compilation, inner, LayerForward) if compilation else None
+        self.graphs = StaticGraphs(compilation, inside(denoiser), LayerForward) if compilation else None
         self.denoiser = DenoiserForward(denoiser, self)
         setattr(denoiser, ATTRIBUTE, self)
 
@@ -160,12 +166,25 @@ class Patch:
         """The distinct masks of the experts that serve any timestep."""
         return list(dict.fromkeys(self._masks[expert] for expert in sorted(set(self._routing))))
 
+    def let_go(self) -> None:
+        """Forget the modules that the denoiser has no more, so that their weights leave memory."""
+        modules = inside(self.denoiser.module)
+        if self.graphs:
+            self.graphs.modules = modules
+        kept = set(modules)
+        self.layout.processors = [each for each in self.layout.processors if each[0] in kept]
+
     def remove(self) -> None:
         self.plan = None
         for replacement in (self.denoiser, *self.layers):
             replacement.restore()
         self.layout.remove()
         delattr(self.denoiser.module, ATTRIBUTE)
+
+
+def inside(denoiser: nn.Module) -> list[nn.Module]:
+    """All modules within `denoiser`."""
+    return [module for module in denoiser.modules() if module is not denoiser]
 
 
 def sample_rows(sets: Sequence[tuple[bool, ...]], device: torch.device) -> list[Tensor]:

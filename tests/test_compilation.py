@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from planned_pipeline import LATENTS, TEXT, own_attributes, random_plan, sample, smallest_pipeline
 
-from alter_lib import ExpertPlan, PlanError, apply_plan, remove_plan, warm_up
+from alter_lib import ExpertPlan, PlanError, apply_plan, doctor, remove_plan, warm_up
 from alter_lib.backbones import wrap
 from alter_lib.inference.compilation import Compilation, StaticGraphs, form
 from alter_lib.inference.patching import LayerForward, Patch, patch_of
@@ -25,8 +25,10 @@ class Counting:
     def __init__(self) -> None:
         self.graphs: list[weakref.ref] = []
         self.sizes: list[int] = []
+        self.dtypes: set[torch.dtype] = set()
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        self.dtypes |= {each.dtype for each in inputs if torch.is_tensor(each)}
         self.graphs.append(weakref.ref(graph))
         self.sizes.append(len(graph.graph.nodes))
         return graph.forward
@@ -64,6 +66,7 @@ def test_ten_experts_compile_once_each_and_never_again() -> None:
     warm_up(pipe, ["a", "b"], output_type="latent", **run)
     assert len(backend.sizes) == 10
     assert sorted(backend.sizes)[0] < max(backend.sizes)  # skipped layers are not in the graph
+    assert backend.dtypes == {torch.float32, torch.int64}  # weights, latents, text and t: no mask
     with torch.compiler.set_stance("fail_on_recompile"):
         for (t, found), (_, wanted) in zip(every_step(pipe), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4, msg=lambda text, t=t: f"t = {t}: {text}")
@@ -109,7 +112,7 @@ def test_each_form_of_the_inputs_has_its_graph_and_all_stay() -> None:
 
 
 def test_inductor_draws_what_eager_draws() -> None:
-    """One expert of a UNet of one stage: each kernel of a larger one takes a C++ compiler seconds."""
+    """Both experts of a UNet of one stage: each kernel of a larger one takes a C++ compiler seconds."""
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
         down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None,
@@ -117,9 +120,11 @@ def test_inductor_draws_what_eager_draws() -> None:
     pipe = StableDiffusionPipeline(**{**smallest_pipeline().components, "unet": unet}, requires_safety_checker=False)
     plan = two_experts(pipe)
     apply_plan(pipe, plan)
-    expected = denoised(pipe, 300)
+    expected = {t: denoised(pipe, t) for t in (300, 700)}
     apply_plan(pipe, plan, compile=True)
-    torch.testing.assert_close(denoised(pipe, 300), expected, rtol=1e-4, atol=1e-5)
+    for t, wanted in expected.items():
+        torch.testing.assert_close(denoised(pipe, t), wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected[300], expected[700]) and len(patch_of(pipe).graphs.graphs) == 2
 
 
 def test_another_dtype_under_a_compiled_plan() -> None:
@@ -201,6 +206,21 @@ def test_apply_and_remove_leave_no_object_behind() -> None:
     for _ in range(5):
         cycle()
     assert alive() == first
+
+
+def test_doctor_holds_compiled_experts_against_a_compiled_network() -> None:
+    """One graph more than experts: an eager call beside compiled ones would count what compiling saves as pruning."""
+    pipe, backend = smallest_pipeline(), Counting()
+    backbone = wrap(pipe)
+    masks = torch.ones(2, len(backbone.layers), dtype=torch.bool)
+    masks[0, 1] = masks[1, 2] = False
+    plan = ExpertPlan.for_backbone(backbone, masks, (torch.arange(1000) >= 500).long())
+    apply_plan(pipe, plan, compile=backend)
+    found = doctor(pipe, steps=4, repeats=1)
+    assert len(backend.sizes) == 3 and found.compiled and "cpu, both compiled)" in str(found)
+    assert patch_of(pipe).active is None
+    apply_plan(pipe, plan)
+    assert not doctor(pipe, steps=4, repeats=1).compiled
 
 
 def test_a_copy_compiles_anew() -> None:

@@ -24,7 +24,7 @@ class Diagnosis:
     T timesteps; ratio: over the timesteps that this sampler visits, at `resolution` (latent h, w).
     latency_ratio: likewise over the visited ones, of a plan whose budget is in latency.
     ideal_speedup: 1 / ratio; measured_speedup: seconds of an unpruned call over a pruned one, weighted by the visits;
-    None where layers were dropped, since there is no unpruned call left.
+    None where layers were dropped, since there is no unpruned call left. compiled: both kinds of calls were.
     """
 
     active: bool
@@ -47,6 +47,7 @@ class Diagnosis:
     pruned_seconds: float | None = None
     device: str = ""
     batch_size: int = 1
+    compiled: bool = False
 
     def __str__(self) -> str:
         if not self.active:
@@ -73,7 +74,8 @@ class Diagnosis:
         if self.measured_speedup is not None:
             lines.append(
                 f"measured speedup: {self.measured_speedup:.2f}x ({self.unpruned_seconds * 1e3:.1f} ms unpruned, "
-                f"{self.pruned_seconds * 1e3:.1f} ms pruned a call, batch {self.batch_size}, {self.device})"
+                f"{self.pruned_seconds * 1e3:.1f} ms pruned a call, batch {self.batch_size}, {self.device}"
+                f"{', both compiled' if self.compiled else ''})"
             )
         return "\n".join(lines)
 
@@ -92,7 +94,8 @@ def doctor(
         steps: of the sampler; None for those of the latest run, else 20.
         resolution: latent (h, w) at which MACs are counted and time is taken; None for the plan's.
         batch_size: of the timed calls (guidance doubles the batch of a pipeline).
-        measure: time `repeats` calls of the unpruned denoiser and of each visited expert, one after the other.
+        measure: time `repeats` calls of the unpruned denoiser and of each visited expert, one after the other. Under a
+            compiled plan all are compiled, with one graph more for the unpruned denoiser.
     Raises PlanError where the pipeline's scheduler has no timesteps 0..T-1.
     """
     patch = patch_of(pipe)
@@ -133,6 +136,7 @@ def counted(pipe: DiffusionPipeline, patch: Patch, visited: list[int], costs: Co
         dropped=len(dropped_layers(pipe)),
         ideal_speedup=1 / ratio,
         device=str(denoiser_of(pipe).device),
+        compiled=patch.graphs is not None and not patch.graphs.dynamic_inside(),
     )
 
 
@@ -185,7 +189,7 @@ def call_seconds(
     kept, denoiser = patch.last_sets, patch.denoiser.module
     calls: dict[int | None, Call] = {**expert_calls(patch, visited, inputs)}
     if not dropped_layers(denoiser):
-        calls[None] = call_at(denoiser, inputs, forward=patch.denoiser.original)
+        calls[None] = call_at(denoiser, inputs, forward=patch.denoiser.unpruned)
     seconds = interleaved(calls, denoiser.device, repeats)
     patch.last_sets = kept
     visits = Counter(patch.plan.expert(t) for t in visited)

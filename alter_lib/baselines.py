@@ -28,7 +28,7 @@ SAMPLES = 256  # behind the sensitivities of layers: with ten intervals some 25 
 
 
 def drop_in_order(costs: CostTable, order: Sequence[int], target: float) -> list[bool]:
-    """A mask: layers leave in this order, those apart that would take it below `target` of the MACs."""
+    """A mask: layers leave in this order, those apart that would take it below `target` of the cost."""
     mask, active = [True] * len(costs.layers), costs.whole
     for layer in order:
         if active - costs.layers[layer] >= target * costs.whole:
@@ -40,7 +40,7 @@ def from_orders(
     backbone: Backbone, orders: Sequence[Sequence[int]], target: float, denominator: Denominator
 ) -> ExpertPlan:
     """Expert i, on the i-th equal interval, drops layers in orders[i]; then the smallest correction to the target."""
-    costs = CostTable.of(backbone, denominator)
+    costs = CostTable.budget_of(backbone, denominator)
     masks = torch.tensor([drop_in_order(costs, order, target) for order in orders])
     routing = equal_intervals(backbone.num_train_timesteps, len(orders))
     return ExpertPlan.for_backbone(backbone, masks, routing, target, denominator).corrected(target)
@@ -110,14 +110,16 @@ def skipping_errors(
     return errors / samples[:, None]
 
 
-def layer_macs(backbone: Backbone) -> torch.Tensor:
-    return torch.tensor([float(layer.macs) for layer in backbone.layers])
+def layer_costs(backbone: Backbone) -> torch.Tensor:
+    """[N_L], in what the budget is counted in."""
+    return torch.tensor(CostTable.budget_of(backbone).layers, dtype=torch.float)
 
 
 def least_sensitive(backbone: Backbone, errors: torch.Tensor, target: float, denominator: Denominator) -> ExpertPlan:
-    """Each row of `errors` [N_i, N_L] gives an expert of its interval: layers leave by error for their MACs, least
-    first. One row: one mask for all timesteps. Training-free, and temporal where there are several rows."""
-    return from_orders(backbone, (errors / layer_macs(backbone)).argsort(dim=1).tolist(), target, denominator)
+    """Each row of `errors` [N_i, N_L] gives an expert of its interval: layers leave by error for their MACs (or
+    latency, where that is the budget), least first. One row: one mask for all timesteps. Training-free, and temporal
+    where there are several rows."""
+    return from_orders(backbone, (errors / layer_costs(backbone)).argsort(dim=1).tolist(), target, denominator)
 
 
 FIXED: dict[str, Callable[..., ExpertPlan]] = {
@@ -144,7 +146,7 @@ def given_plan(params: Params, backbone: Backbone, objective: Objective, batches
         timed = evenly_timed(batches, params.training.batch_size, backbone.num_train_timesteps, SAMPLES)
         if name.startswith("greedy"):
             error = SkippingError.on(backbone, objective, timed, num_intervals)
-            return allocated(backbone, eliminate(error, layer_macs(backbone)), target, denominator)
+            return allocated(backbone, eliminate(error, layer_costs(backbone)), target, denominator)
         errors = skipping_errors(backbone, objective, timed, num_intervals)
         return least_sensitive(backbone, errors, target, denominator)
     if not plan_path(resolve(name)).is_file():

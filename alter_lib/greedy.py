@@ -105,7 +105,7 @@ def cheapest(errors: torch.Tensor, active: torch.Tensor, target: float) -> torch
 
 def allocated(backbone: Backbone, elimination: Elimination, target: float, denominator: Denominator) -> ExpertPlan:
     """An expert an interval, `target` of the MACs on average over all of them; then the smallest correction to it."""
-    costs = CostTable.of(backbone, denominator)
+    costs = CostTable.budget_of(backbone, denominator)
     gone = pad(torch.tensor(costs.layers, dtype=torch.float64)[elimination.order].cumsum(1), (1, 0))
     dropped = cheapest(elimination.errors.double(), 1 - gone / costs.whole, target)
     routing = equal_intervals(backbone.num_train_timesteps, len(dropped))

@@ -93,6 +93,15 @@ def test_the_least_sensitive_layers_for_their_macs_go_first(backbone):
     assert plan.masks[1, 0] and not plan.masks[1, -1]
 
 
+def test_under_a_latency_budget_the_slowest_of_equally_sensitive_layers_goes_first(backbone):
+    slow, num_layers = 7, len(backbone.layers)
+    layers = tuple(10 if i == slow else 1 for i in range(num_layers))
+    table = CostTable(layers, 100 - sum(layers), "by hand", (8, 8), unit="latency", device="abacus")
+    plan = baselines.least_sensitive(replace(backbone, latency=table), torch.ones(1, num_layers), 0.9, "total")
+    assert (~plan.masks[0]).nonzero()[:, 0].tolist() == [slow]
+    assert plan.achieved_ratio == pytest.approx(0.9) and plan.budget.unit == "latency"
+
+
 def test_the_timesteps_of_the_sensitivities_are_spread_evenly_over_all_batches():
     batches = list(baselines.evenly_timed(RandomBatches(), 4, 1000, 10))
     assert len(batches) == 3 and all(len(batch.timesteps) == 4 for batch in batches)

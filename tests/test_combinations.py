@@ -206,7 +206,7 @@ def test_int8_weights(pipe: diffusers.StableDiffusionPipeline) -> None:
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
-@pytest.mark.parametrize("steps", [25, 10])
+@pytest.mark.parametrize("steps", [50, 25, 20, 15, 10])
 def test_few_step_samplers_run_the_layers_of_the_timesteps_they_visit(
     pipe: diffusers.StableDiffusionPipeline, name: str, steps: int
 ) -> None:

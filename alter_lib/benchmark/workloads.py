@@ -56,7 +56,10 @@ WORKLOADS = {
 
 
 def cases(
-    names: list[str] | None, batch_sizes: list[int] | None, device: str | None = None, dtype: str | None = None
+    names: list[str] | None = None,
+    batch_sizes: list[int] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Iterator[tuple[Workload, int]]:
     """(workload, batch size) of everything asked for; None: all, and the workload's own."""
     for name in WORKLOADS if names is None else names:

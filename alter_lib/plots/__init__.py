@@ -8,7 +8,7 @@ from .hypernetworks import estimator_gradients, ratio_trials, sampling_constants
 from .layers import layer_macs
 from .plans import experts, macs_per_timestep, mask_distances, masks, overview, plan_pair, routing
 from .runs import expert_counts, latency_bars, quality_front
-from .speed import speedups
+from .speed import speedup_panels, speedups
 from .style import Saved, png, save
 from .training import loss_comparison, throughput, training_curves
 
@@ -17,6 +17,6 @@ __all__ = [
     "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows", "latency_bars", "layer_macs",
     "learning_curves", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution", "masks", "ordering",
     "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials", "routing",
-    "routing_evolution", "sampling_constants", "save", "side_by_side", "speedups", "throughput", "training_curves",
-    "trend",
+    "routing_evolution", "sampling_constants", "save", "side_by_side", "speedup_panels", "speedups", "throughput",
+    "training_curves", "trend",
 ]  # fmt: skip

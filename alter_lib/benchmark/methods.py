@@ -7,14 +7,15 @@ import copy
 import importlib.util
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tomesd
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import PyramidAttentionBroadcastConfig, UNet2DConditionModel
+from diffusers.hooks import apply_pyramid_attention_broadcast
 from torch import nn
 
 from ..backbones import Backbone
@@ -27,6 +28,8 @@ from ..plan.schedules import visited_timesteps
 from .forward import spread
 
 DEEPCACHE_INTERVAL = 3  # a full call, then two that run the outermost layers alone
+PYRAMID_INTERVAL = 2  # attention is computed in every second call
+PYRAMID = f"ALTER + pyramid attention, interval {PYRAMID_INTERVAL}"
 TOME_RATIO = 0.5  # of the tokens merged: Table 9's middle row
 Share = Callable[[list[int]], Mapping[Any, int]]  # visited timesteps -> how often each call is made
 
@@ -118,6 +121,44 @@ def deepcache(bench: Bench, plan: ExpertPlan | None = None) -> Method:
                                                        for i, t in enumerate(visited)))  # fmt: skip
 
 
+def pyramid_attention(bench: Bench) -> Method:
+    """Diffusers' pyramid attention broadcast over a plan: attention outputs are kept for the next call."""
+    plan, twin, everywhere = bench.plan, bench.twin(), (-1, bench.backbone.num_train_timesteps)
+    apply_plan(twin, plan)
+    apply_pyramid_attention_broadcast(twin, PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=PYRAMID_INTERVAL, cross_attention_block_skip_range=PYRAMID_INTERVAL,
+        spatial_attention_timestep_skip_range=everywhere, cross_attention_timestep_skip_range=everywhere,
+        current_timestep_callback=lambda: 0,
+    ))  # fmt: skip
+    hooked = (vars(module).get("_diffusers_hook") for module in twin.modules())
+    states = [hooks.get_hook("pyramid_attention_broadcast").state for hooks in hooked if hooks]
+
+    def at(t: int, full: bool) -> Call:
+        call = bench.call(twin, t)
+        return lambda: ([setattr(state, "iteration", 0 if full else 1) for state in states], call())
+
+    calls = {(plan.expert(t), full): at(t, full) for full in (True, False) for t in bench.timesteps}
+    return Method(PYRAMID, calls, lambda visited: Counter((plan.expert(t), i % PYRAMID_INTERVAL == 0)
+                                                          for i, t in enumerate(visited)))  # fmt: skip
+
+
+def half(bench: Bench) -> Method:
+    """A plan in bfloat16, beside the float32 that everything else runs in."""
+    twin = bench.twin(own_weights=True).to(torch.bfloat16)
+    inputs = [value.to(torch.bfloat16) if value.is_floating_point() else value for value in bench.inputs]
+    backbone = replace(bench.backbone, denoiser=twin)
+    return pruned(replace(bench, backbone=backbone, inputs=inputs), "ALTER, bfloat16")
+
+
+def int8(bench: Bench) -> Method:
+    """A plan with int8 weights (torchao, weights only)."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    twin = bench.twin(own_weights=True)
+    quantize_(twin, Int8WeightOnlyConfig(version=2))
+    return pruned(replace(bench, backbone=replace(bench.backbone, denoiser=twin)), "ALTER, int8 weights")
+
+
 def bk_sdm_config(config: Mapping[str, Any], small: bool) -> dict[str, Any]:
     """Of a UNet's configuration; private keys are left out, since diffusers would restore its defaults by them."""
     public = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -150,6 +191,11 @@ def methods(bench: Bench, compiled: bool) -> dict[str, Callable[[], Method]]:
         "ALTER, channels last": lambda: pruned(bench, "ALTER, channels last", channels_last=True),
         "ALTER, fused projections": lambda: pruned(bench, "ALTER, fused projections", fuse_projections=True),
     }
+    found[PYRAMID] = lambda: pyramid_attention(bench)
+    if bench.backbone.denoiser.dtype == torch.float32:
+        found["ALTER, bfloat16"] = lambda: half(bench)
+    if importlib.util.find_spec("torchao"):  # the extra `quantise`
+        found["ALTER, int8 weights"] = lambda: int8(bench)
     if isinstance(bench.backbone.denoiser, UNet2DConditionModel):
         found |= unet_methods(bench)
     if compiled:

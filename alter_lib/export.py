@@ -66,6 +66,7 @@ def export_experts(
     Raises PlanError where no plan is applied, ModuleNotFoundError without the extra `deploy`.
     """
     import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     if (patch := patch_of(pipe)) is None:
         raise PlanError("export: no plan is applied (apply_plan, load_pipeline)")
@@ -78,6 +79,7 @@ def export_experts(
             models[expert] = graph_of(patch, tuple(plan.masks[expert].tolist()), inputs)
         write_weights(models, partial)
         for expert, model in models.items():
+            ClearMetadataAndDocStringPass()(model)  # stack traces: most of a graph's bytes, and paths of this machine
             onnx_ir.save(model, partial / file_name(expert))
         plan.save(partial)
 

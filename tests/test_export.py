@@ -49,6 +49,12 @@ def test_one_graph_a_distinct_expert_and_the_weights_once(exported: Path) -> Non
     assert len(large) > 5 and (exported / "weights.safetensors").stat().st_size < 1.2 * total
 
 
+def test_graphs_hold_no_stack_traces_with_folders_of_this_machine(exported: Path) -> None:
+    folders = [str(ROOT).encode(), str(Path(torch.__file__).parents[1]).encode()]
+    for file in exported.iterdir():
+        assert not [folder for folder in folders if folder in file.read_bytes()], file.name
+
+
 def test_every_expert_is_the_one_under_pytorch_at_any_batch_size(exported: Path) -> None:
     experts = ExportedExperts(exported)
     apply_plan(PIPE, three_experts())

@@ -228,12 +228,15 @@ def test_figures_draw_on_the_axes_that_they_are_given() -> None:
 
 
 PICTURES = np.zeros((3, 8, 8, 3), np.uint8)
+SPEEDUPS = [{"method": "ALTER", "steps": 20, "ideal": 3.7, "speedup": 3.5, "workload": name, "batch_size": 64,
+             "device": "cpu"} for name in ("tiny_sd", "tiny_dit")]  # fmt: skip
 COMPOSITES = {
     "dashboard": lambda **place: plots.dashboard(history(6, 3), PLAN, plan_history(), 3, "step 6 of 12", **place),
     "image_grid": lambda **place: plots.image_grid(PICTURES, ["a", "b", "c"], columns=3, **place),
     "image_rows": lambda **place: plots.image_rows({"DDIM": PICTURES}, ["a", "b", "c"], **place),
     "overview": lambda **place: plots.overview(PLAN, **place),
     "plan_pair": lambda **place: plots.plan_pair({"one": PLAN, "two": PLAN}, **place),
+    "speedup_panels": lambda **place: plots.speedup_panels(SPEEDUPS, **place),
 }
 
 

@@ -18,7 +18,7 @@ from alter_lib.backbones.macs import LINEAR_CONV, WITH_ATTENTION
 from alter_lib.evaluation import EvaluationResult, comparable_tables, evaluate, generate, hpsv2, inception
 from alter_lib.evaluation.__main__ import main
 from alter_lib.evaluation.clip import CMMD_MODEL, Clip, Cmmd
-from alter_lib.evaluation.generation import Sampler
+from alter_lib.evaluation.generation import Sampler, make_scheduler
 from alter_lib.evaluation.our_tables import printed
 from alter_lib.evaluation.prompts import load_prompts
 from alter_lib.inference import save_pipeline
@@ -77,7 +77,8 @@ def test_what_is_there_is_measured_with_all_that_it_depends_on(run: dict) -> Non
     assert not {name for _, _, name in found} & {"fid", "fid_legacy_pytorch", "kid", "image_reward", "hpsv2"}
     for metric in content["metrics"]:
         if "macs" in metric["name"]:
-            assert metric["macs_convention"]
+            assert metric["macs_convention"] and metric["resolution"] == 32  # 8 x 8 latents
+            assert (metric["sampler"], metric["guidance_scale"]) == ("PNDMScheduler", 3.0)
             continue
         assert (metric["n"], metric["seed"], metric["protocol"]) == (8, 0, "prompts")
         assert (metric["sampler"], metric["guidance_scale"], metric["resolution"]) == ("PNDMScheduler", 3.0, 32)
@@ -102,6 +103,7 @@ def test_one_table_says_what_is_missing_and_where_it_goes(run: dict, capsys: pyt
     assert not {"clip_score", "cmmd", "fid_alexnet"} & set(by_figure)
     assert by_figure["bk_sdm_v2_base"]["put it at"] == f"{weights}/bk-sdm-v2-base/"
     assert by_figure["image_reward"]["put it at"] == "evaluation.preference_python"
+    assert frame.set_index("needed").loc[inception.FILE, "for"] == "fid, kid, fid_legacy_pytorch"  # one file for both
     assert EvaluationResult.load(run["folder"] / "t").missing == run["result"].missing
 
 
@@ -142,6 +144,26 @@ def test_images_of_the_command_are_those_of_the_evaluation(run: dict, tmp_path: 
     assert "--method: nobody is not one of teacher, alter, bk_sdm_v2_base" in capsys.readouterr().err
 
 
+def test_a_released_baseline_that_is_there_is_measured(run: dict, tmp_path: Path, capsys, monkeypatch) -> None:
+    """Under its own sampler's name; the command without --method draws it and says of another that it isn't there."""
+    slim = tiny_pipeline(seed=2)
+    slim.scheduler = make_scheduler(slim, "DPMSolverMultistepScheduler")
+    slim.save_pretrained(tmp_path / "bk-sdm-v2-small")
+    both = {"weights": str(tmp_path), "baselines": ["bk_sdm_v2_base", "bk_sdm_v2_small"], "metrics": ["fid_alexnet"]}
+    params = changed(run, **both)
+    (tmp_path / "p.yaml").write_text(json.dumps(params.dump()))
+    assert generate.main(["--params", str(tmp_path / "p.yaml")]) == 0
+    out = capsys.readouterr()
+    assert "bk_sdm_v2_base: not drawn, needs nota-ai/bk-sdm-v2-base at" in out.err and "bk_sdm_v2_small-2-" in out.out
+    monkeypatch.setattr(Sampler, "draw", None)
+    result = evaluate(params)
+    figure = result.metric("fid_alexnet", "bk_sdm_v2_small", 2)
+    assert figure.sampler == "DPMSolverMultistepScheduler" and figure.value != result.value("fid_alexnet", "teacher", 2)
+    assert result.metric("psnr_to_teacher", "bk_sdm_v2_small").against == "teacher@3"
+    assert printed("1", result).loc[("BK-SDM-v2 Base", 25), ("ours (t)", "latency s")].startswith("needs nota-ai/")
+    evaluate(load_params(run["params"]))  # as it was, for the other tests
+
+
 def test_figures_of_another_protocol_stay_and_the_tables_say_why_cells_are_empty(run: dict) -> None:
     captions = run["folder"] / "captions_val2014.json"
     captions.write_text(json.dumps({"annotations": [{"image_id": i, "caption": PROMPTS[i]} for i in range(4)]}))
@@ -177,6 +199,7 @@ def test_sd21_without_anything_says_what_it_needs_and_counts_macs(run: dict, cap
         (CMMD_MODEL, "data/nowhere/weights/clip-vit-large-patch14-336/"),
         ("nota-ai/bk-sdm-v2-base", "data/nowhere/weights/bk-sdm-v2-base/"),
         ("an environment with image-reward", "evaluation.preference_python"),
+        ("ImageReward.pt, med_config.json", "data/nowhere/weights/image-reward/"),
     ):
         assert re.search(rf"{re.escape(needed)} .*{re.escape(place)}", table), needed
     names = {metric.name for metric in result.metrics if metric.protocol in (None, "coco2017")}

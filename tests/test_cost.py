@@ -14,6 +14,7 @@ from alter_lib.evaluation.cost import (
     call_metrics,
     canonical,
     conventions,
+    cost_metrics,
     counted,
     recounted,
     sampler_macs,
@@ -112,3 +113,12 @@ def test_times_have_quantiles_and_say_what_was_timed(backbone) -> None:
         assert throughput.value == pytest.approx(latency.batch_size / latency.value)
         assert throughput.interval[0] <= throughput.value <= throughput.interval[1]
         assert memory.value > 1e7 and latency.device == memory.device
+        for each in (latency, throughput, memory):
+            assert (each.sampler, each.guidance_scale, each.resolution) == ("PNDMScheduler", 3.0, 32)
+            assert (each.dtype, each.seed, each.steps) == ("float32", 0, 1)
+
+
+def test_macs_are_of_the_latents_that_they_are_counted_at() -> None:
+    """Whatever the pipeline draws at: 16 x 16 latents are 64 px here."""
+    found = cost_metrics(params(), wrap(tiny_pipeline(), resolution=(16, 16)), 3)
+    assert [(each.name, each.resolution, each.sampler) for each in found] == [("total_macs", 64, "PNDMScheduler")]

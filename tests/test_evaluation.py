@@ -50,6 +50,8 @@ def test_every_figure_is_there_with_its_context(run: dict) -> None:
     } <= found
     assert {("vae", None, name, None) for name in ("psnr_vae", "psnr_vae_held_out")} <= found
     for metric in content["metrics"]:
+        if "macs" in metric["name"]:
+            assert (metric["sampler"], metric["guidance_scale"], metric["resolution"]) == ("PNDMScheduler", 3.0, 32)
         if metric["name"] == "macs_per_call":
             assert metric["macs_convention"] in (LINEAR_CONV, WITH_ATTENTION, TABLE_1_COUNTER)
         elif "macs" in metric["name"]:

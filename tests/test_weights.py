@@ -1,13 +1,16 @@
 """Weights below evaluation.weights: found, damaged, missing, and never fetched unless asked to be."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from alter_lib.evaluation.clip import Clip
 from alter_lib.evaluation.weights import Unavailable, all_of, hub_source, optional_module, state_hash, weight_file
-from alter_lib.params import Evaluation
+from alter_lib.params import ROOT, Evaluation
 
 URL = "https://example.org/x.pth"
 
@@ -65,3 +68,17 @@ def test_the_hash_is_of_values_and_dtypes() -> None:
     layers[1].load_state_dict(layers[0].state_dict())
     assert state_hash(layers[0]) == state_hash(layers[1]) and len(state_hash(layers[0])) == 16
     assert state_hash(layers[0].double()) != state_hash(layers[1])
+
+
+def test_a_checkpoint_that_lacks_tensors_is_not_made_up(tmp_path: Path) -> None:
+    """transformers fills them with random values and goes on."""
+    folder = tmp_path / "clip"
+    shutil.copytree(ROOT / "assets" / "dual_encoder", folder)
+    shutil.copytree(ROOT / "assets" / "tiny_sd" / "tokenizer", folder, dirs_exist_ok=True)
+    options = Evaluation(weights=str(tmp_path), clip_model="openai/clip")
+    assert Clip(options, "cpu").texts(["ghost"]).shape == (1, 64)
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Unavailable, match=r"openai/clip \(1 of its tensors are not in .*put it at .*clip/"):
+        Clip(options, "cpu")

@@ -19,7 +19,7 @@ from ..params import Params
 from ..provenance import record
 from . import bootstrap
 from .cost import baseline_cost_metrics, call_metrics, cost_metrics, visited
-from .generation import draw_missing, sampler_name, weights_hash
+from .generation import draw_missing, weights_hash
 from .image_store import ImageSet
 from .latency import time_metrics
 from .lpips import NAME as LPIPS
@@ -29,7 +29,7 @@ from .methods import ALTER, TEACHER, Method, artefacts, baseline_source, open_me
 from .metrics import HIGHEST_PSNR, psnr, ssim
 from .prompts import PromptList, load_prompts
 from .resizing import describe
-from .result import EvaluationResult, Grid, Metric, Missing
+from .result import ON_IMAGES, EvaluationResult, Grid, Metric, Missing
 from .scale_judge import ScaleJudge
 from .weights import Unavailable
 
@@ -74,7 +74,7 @@ def prompt_list(params: Params) -> tuple[PromptList | None, list[Missing]]:
     except FileNotFoundError:
         options = params.evaluation
         what = f"captions of {options.protocol}"
-        return None, [Missing(("all that is measured on images",), what, options.prompts, SOURCES[options.protocol])]
+        return None, [Missing((ON_IMAGES,), what, options.prompts, SOURCES[options.protocol])]
     prompts.save(params.run_folder / "evaluation" / f"prompts-{prompts.protocol}.json")
     return prompts, []
 
@@ -116,7 +116,7 @@ class Run:
             if self.prompts:
                 self.metrics += self.measure_images(method, steps)
         for steps in method.steps if self.prompts else ():
-            self.metrics += self.deviation(method.name, steps)
+            self.metrics += self.deviation(method, steps)
 
     def measure_images(self, method: Method, steps: int) -> list[Metric]:
         captions, folder = self.judge.captions, self.params.run_folder / "evaluation" / self.prompts.protocol
@@ -125,19 +125,14 @@ class Run:
         options = self.params.evaluation
         images = ImageSet(store, len(captions), options.resolution, options.resize)
         self.sets[method.name, steps] = images
-        return self.judge.measure(images, self.context(method.name, steps))
+        return self.judge.measure(images, self.context(method, steps))
 
-    def context(self, method: str, steps: int) -> dict[str, Any]:
+    def context(self, method: Method, steps: int) -> dict[str, Any]:
         """The fields that all figures of a set share."""
-        return {
-            "method": method,
-            "steps": steps,
-            "seed": self.params.sampling.seed,
+        return method.conditions(self.params, steps) | {
             "protocol": self.prompts.protocol,
             "prompts": self.prompts.digest,
-            "resolution": self.sets[method, steps].drawn_at,
-            "sampler": sampler_name(self.backbone.pipeline, self.params.sampling),
-            "guidance_scale": self.params.sampling.guidance_scale,
+            "resolution": self.sets[method.name, steps].drawn_at,
         }
 
     def target(self) -> int:
@@ -145,14 +140,14 @@ class Run:
         steps = [s for name, s in self.sets if name == TEACHER]
         return TARGET_STEPS if TARGET_STEPS in steps else max(steps)
 
-    def deviation(self, method: str, steps: int) -> Iterator[Metric]:
+    def deviation(self, method: Method, steps: int) -> Iterator[Metric]:
         """PSNR, SSIM and LPIPS to the teacher's images at the same prompts and seeds (Table 8)."""
         target, each = self.target(), self.params.evaluation.images_per_prompt
-        if (method, steps) == (TEACHER, target):
+        if (method.name, steps) == (TEACHER, target):
             return
         of_prompts = min(len(self.prompts.ids), DEVIATION_IMAGES // each)
         draws = self.judge.draws(of_prompts)
-        first = [replace(self.sets[key], count=of_prompts * each) for key in ((method, steps), (TEACHER, target))]
+        first = [replace(self.sets[key], count=of_prompts * each) for key in ((method.name, steps), (TEACHER, target))]
         pairs = zip(*(images.batches() for images in first), strict=True)
         values = [(np.minimum(psnr(a, b), HIGHEST_PSNR), ssim(a, b), lpips(a, b)) for a, b in pairs]
         columns = [np.concatenate(parts) for parts in zip(*values, strict=True)]

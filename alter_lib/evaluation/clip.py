@@ -20,7 +20,9 @@ def load_clip(evaluation: Evaluation, hub_id: str, device: torch.device | str) -
     """Both towers and the tokenizer. Raises Unavailable without weights."""
     source, where = hub_source(evaluation, hub_id), {"local_files_only": not evaluation.download}
     try:
-        model = CLIPModel.from_pretrained(source, dtype=torch.float32, **where)
+        model, told = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **where)
+        if told["missing_keys"]:  # transformers makes them up, with a warning
+            raise OSError(f"{len(told['missing_keys'])} of its tensors are not in the weights of {source}")
         return model.eval().requires_grad_(False).to(device), CLIPTokenizer.from_pretrained(source, **where)
     except OSError as error:
         raise missing_from_hub(evaluation, hub_id, error) from None

@@ -47,8 +47,8 @@ def with_context(metrics: Sequence[Metric], params: Params, backbone: Backbone, 
     common = {"protocol": "embedded", "prompts": protocol.digest(), "resolution": protocol.real.shape[1]}
     found = []
     for metric in metrics:
-        if metric.n is None or metric.device:  # MACs and times are of no image in particular
-            found.append(replace(metric, **drawn) if metric.steps else metric)
+        if metric.n is None or metric.device:  # MACs and times bring their own
+            found.append(metric)
         else:
             fields = common | of_extractor(metric.extractor) | (drawn if metric.steps else {})
             found.append(replace(metric, **fields))

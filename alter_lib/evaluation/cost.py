@@ -19,10 +19,11 @@ import torch
 from ..backbones import ADAPTERS, Backbone
 from ..backbones.loading import CONFIGS
 from ..backbones.macs import CONVENTIONS, LINEAR_CONV, WITH_ATTENTION, count_macs
+from ..data.encode import vae_factor
 from ..params import Params
 from ..plan import CostTable, ExpertPlan
 from ..plan.schedules import visited_timesteps
-from .generation import sampler_scheduler
+from .generation import sampler_name, sampler_scheduler
 from .methods import BASELINE_CONFIGS
 from .result import Metric
 
@@ -78,16 +79,26 @@ def conventions(backbone: Backbone) -> list[str]:
     return [*CONVENTIONS, *([PAPER] if backbone.class_name == "UNet2DConditionModel" else [])]
 
 
+def conditions(params: Params, backbone: Backbone, steps: int) -> dict[str, Any]:
+    """What MACs depend on beside network and plan; resolution: px, of the latents that they are counted at."""
+    return {
+        "steps": steps,
+        "sampler": sampler_name(backbone.pipeline, params.sampling),
+        "guidance_scale": params.sampling.guidance_scale,
+        "resolution": backbone.resolution[0] * vae_factor(backbone.pipeline),
+    }
+
+
 def call_metrics(
     params: Params, backbone: Backbone, steps: int, method: str = "teacher", plan: ExpertPlan | None = None
 ) -> list[Metric]:
     """macs_per_call by each convention: under a plan, the mean over the timesteps that `steps` visit."""
-    timesteps, found = visited(params, backbone, steps), []
+    timesteps, found, common = visited(params, backbone, steps), [], conditions(params, backbone, steps)
     for convention in conventions(backbone):
         network = recounted(backbone, convention)
         share = plan.macs_ratio(timesteps, CostTable.of(network)) if plan else 1.0
         value = round(share * network.total_macs)
-        found.append(Metric("macs_per_call", method, value, steps, unit="MACs", macs_convention=convention))
+        found.append(Metric("macs_per_call", method, value, unit="MACs", macs_convention=convention, **common))
     return found
 
 
@@ -115,14 +126,14 @@ def cost_metrics(
     params: Params, backbone: Backbone, steps: int, method: str = "teacher", plan: ExpertPlan | None = None
 ) -> list[Metric]:
     """MACs of an image and, under a plan, its share of the unpruned network's."""
-    convention = backbone.macs_convention
+    convention, common = backbone.macs_convention, conditions(params, backbone, steps)
     total = sampler_macs(params, backbone, steps, plan)
-    metrics = [Metric("total_macs", method, total, steps, unit="MACs/image", macs_convention=convention)]
+    metrics = [Metric("total_macs", method, total, unit="MACs/image", macs_convention=convention, **common)]
     if plan:
         ratios = {"macs_ratio": None, "macs_ratio_visited": visited(params, backbone, steps)}
         costs = CostTable.of(backbone, params.cost.denominator)
-        metrics += [Metric(name, method, plan.macs_ratio(timesteps, costs), steps, unit="share",
-                           macs_convention=f"{convention}, of {params.cost.denominator}")
+        metrics += [Metric(name, method, plan.macs_ratio(timesteps, costs), unit="share",
+                           macs_convention=f"{convention}, of {params.cost.denominator}", **common)
                     for name, timesteps in ratios.items()]  # fmt: skip
     return metrics
 
@@ -133,9 +144,9 @@ def baseline_cost_metrics(params: Params, backbone: Backbone, name: str) -> list
     share = macs[backbone.macs_convention] / backbone.total_macs
     found = []
     for steps in params.evaluation.steps:
-        total = round(share * sampler_macs(params, backbone, steps))
-        found.append(Metric("total_macs", name, total, steps, unit="MACs/image",
-                            macs_convention=backbone.macs_convention))  # fmt: skip
-        found += [Metric("macs_per_call", name, value, steps, unit="MACs", macs_convention=convention)
+        total, common = round(share * sampler_macs(params, backbone, steps)), conditions(params, backbone, steps)
+        found.append(Metric("total_macs", name, total, unit="MACs/image",
+                            macs_convention=backbone.macs_convention, **common))  # fmt: skip
+        found += [Metric("macs_per_call", name, value, unit="MACs", macs_convention=convention, **common)
                   for convention, value in macs.items()]  # fmt: skip
     return found

@@ -20,6 +20,7 @@ from ..common.command_line import Parser, exit_code
 from ..params import Params, ParamsError, add_params_arguments, params_from_arguments
 from ..training.accelerator import process_state
 from .adm import COMMAND, write_adm
+from .at_scale import baselines_at_hand
 from .generation import draw_missing
 from .image_store import ImageSet
 from .methods import ALTER, TEACHER, open_method
@@ -38,14 +39,22 @@ def conditions(params: Params, save: bool) -> tuple[list[str] | list[int], Path]
     return prompts.repeated(params.evaluation.images_per_prompt), folder / prompts.protocol
 
 
+def at_hand(params: Params, say: bool) -> list[str]:
+    """All methods of the params, less the baselines that are not there. say: one line for each of those."""
+    found, missing = baselines_at_hand(params)
+    for each in missing if say else ():
+        print(f"{each.metrics[0]}: not drawn, needs {each.what} at {each.put}", file=sys.stderr)
+    return [TEACHER, ALTER, *params.evaluation.controls, *found]
+
+
 def draw(params: Params, names: Sequence[str], steps: Sequence[int], processes: PartialState) -> list[ImageSet]:
-    """Draw what is missing of the methods `names` (none: all) at `steps` (none: the params')."""
+    """Draw what is missing of the methods `names` (none: all that are there) at `steps` (none: the params')."""
     known = (TEACHER, ALTER, *params.evaluation.controls, *params.evaluation.baselines)
     if unknown := [name for name in names if name not in known]:
         raise ParamsError([f"--method: {unknown[0]} is not one of {', '.join(known)}"])
     prompts, folder = conditions(params, processes.is_main_process)
     backbone, sets = load_backbone(params.backbone, device=str(processes.device), cost=params.cost), []
-    for name in names or known:
+    for name in names or at_hand(params, processes.is_main_process):
         method = open_method(params, backbone, name)
         for s in steps or method.steps:
             store = method.store(params, prompts, folder, s)

@@ -30,12 +30,15 @@ def timed_batch(params: Params, method: Method, steps: int, size: int) -> list[M
     sampler, device = method.sampler(params, steps), method.pipeline.device
     prompts = ["a photograph" if hasattr(method.pipeline, "tokenizer") else 0] * size
     reset_peak(device)
-    calls = [timed(lambda: sampler.draw(prompts, range(size)), device) for _ in range(WARM_UP + REPEATS)]
-    seconds = np.array(calls[WARM_UP:])
+    heights = [sampler.draw(prompts, range(size)).shape[1] for _ in range(WARM_UP)]
+    seconds = np.array([timed(lambda: sampler.draw(prompts, range(size)), device) for _ in range(REPEATS)])
     low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9]).tolist()
     random = np.random.default_rng(params.evaluation.seed)
     medians = np.median(seconds[random.integers(REPEATS, size=(params.evaluation.bootstrap, REPEATS))], axis=1)
-    common = {"method": method.name, "steps": steps, "batch_size": size, "device": device_name(device)}
+    common = method.conditions(params, steps) | {
+        "resolution": heights[0], "batch_size": size, "device": device_name(device),
+        "dtype": str(method.pipeline.dtype).removeprefix("torch."),
+    }  # fmt: skip
     return [
         Metric("latency", value=median, n=REPEATS, unit="s/batch", interval=interval(medians), spread=(low, high),
                **common),

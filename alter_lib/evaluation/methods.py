@@ -14,7 +14,7 @@ from ..backbones import Backbone
 from ..inference import load_pipeline
 from ..params import Evaluation, Params
 from ..plan import ExpertPlan
-from .generation import Sampler
+from .generation import Sampler, sampler_name
 from .image_store import ImageStore
 from .weights import hub_source, missing_from_hub
 
@@ -43,6 +43,17 @@ class Method:
     def identity(self) -> Any:
         """What images depend on beside weights and sampler."""
         return self.plan and {key: self.plan.to_dict()[key] for key in ("experts", "routing")}
+
+    def conditions(self, params: Params, steps: int) -> dict[str, Any]:
+        """The fields of a figure that say how its images were drawn."""
+        sampling = params.sampling
+        return {
+            "method": self.name,
+            "steps": steps,
+            "seed": sampling.seed,
+            "sampler": sampler_name(self.pipeline, sampling),
+            "guidance_scale": sampling.guidance_scale,
+        }
 
     def store(self, params: Params, prompts: list, folder: Path, steps: int) -> ImageStore:
         """Where images of exactly these conditions are."""

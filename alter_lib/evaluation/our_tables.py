@@ -13,7 +13,7 @@ import pandas as pd
 from ..backbones.macs import LINEAR_CONV
 from .cost import PAPER as TABLE_1_COUNTER
 from .paper_tables import paper_table
-from .result import EvaluationResult, Metric
+from .result import ON_IMAGES, EvaluationResult, Metric
 
 CITED = ("APTP", "DiP-GO", "DyDiT", "TinyFusion")
 PRINTED_RATIOS = (0.65, 0.60, 0.55, 0.50)
@@ -48,6 +48,7 @@ CALL = Column("MACs G/call, as Table 1 counts", "macs_per_call", 1e9, {"macs_con
 LINEAR = Column("MACs G/call, linear+conv", "macs_per_call", 1e9, {"macs_convention": LINEAR_CONV})
 IMAGE = Column("MACs G/image", "total_macs", 1e9)
 LATENCY = Column("latency s", "latency", of={"batch_size": 1})
+COSTS = (CALL, LINEAR, IMAGE, LATENCY)  # what is known without an image
 QUALITY = (Column("FID-AlexNet", "fid_alexnet"), Column("proxy text score", "proxy_text_score"))
 DEVIATION = (("SSIM", "ssim_to_teacher"), ("PSNR", "psnr_to_teacher"), ("LPIPS", "lpips_to_teacher"))
 EMBEDDED = {
@@ -84,9 +85,11 @@ def of_classes(result: EvaluationResult) -> bool:
 
 
 def columns(number: str, result: EvaluationResult) -> tuple[Column, ...]:
-    """The columns of ours; times only where any were taken."""
+    """The columns of ours; of embedded pictures times only where any were taken."""
+    if at_scale(result):
+        return AT_SCALE[number]
     timed = any(metric.name == "latency" for metric in result.metrics)
-    return tuple(c for c in (AT_SCALE if at_scale(result) else EMBEDDED).get(number, ()) if c is not LATENCY or timed)
+    return tuple(column for column in EMBEDDED.get(number, ()) if column is not LATENCY or timed)
 
 
 def counterparts(number: str, result: EvaluationResult) -> dict[str, str]:
@@ -163,7 +166,8 @@ def printed(number: str, result: EvaluationResult) -> pd.DataFrame:
             if title in measured.get(place, {}):
                 text.loc[place, (side, title)] += interval_text(*measured[place][title])
             elif pd.isna(frame.loc[place, (side, title)]):
-                text.loc[place, (side, title)] = reason(number, result, place, by_title.get(title, IMAGE))
+                speedup_of = LATENCY if title.startswith("time") else IMAGE
+                text.loc[place, (side, title)] = reason(number, result, place, by_title.get(title, speedup_of))
     return text
 
 
@@ -185,15 +189,20 @@ def reason(number: str, result: EvaluationResult, place: tuple[str, int], column
     lacking = {name: each.what for each in result.missing for name in each.metrics}
     if (ours := names[method]) in lacking or ours not in {metric.method for metric in result.metrics}:
         return f"needs {lacking[ours]}" if ours in lacking else "not in evaluation.baselines"
-    wanted = column.of.get("protocol")
-    if wanted and wanted not in {metric.protocol for metric in result.metrics} | {result.protocol}:
+    wanted = column.of.get("protocol", result.protocol)
+    if wanted not in {metric.protocol for metric in result.metrics} | {result.protocol}:
         return f"protocol {wanted} was not run"
-    if column.metric in lacking:
-        return f"needs {lacking[column.metric]}"
+    needed = column.metric if column in COSTS or column.metric in lacking else ON_IMAGES
+    if needed in lacking and wanted == result.protocol:
+        return f"needs {lacking[needed]}"
+    if column is LATENCY and not any(column.fits(metric) for metric in result.metrics):
+        return "1 is not in evaluation.latency_batch_sizes"
     if steps not in {metric.steps for metric in result.metrics if metric.method == ours}:
         return f"{steps} steps were not drawn"
-    is_target = column.metric.endswith("_to_teacher") and ours == "teacher"
-    return "what the others are compared with" if is_target else "not measured"
+    if column.metric.endswith("_to_teacher") and ours == "teacher":
+        return "what the others are compared with"
+    known = at_scale(result) and wanted == result.protocol and column not in COSTS
+    return f"{column.metric} is not in evaluation.metrics" if known else "not measured"
 
 
 def comparable_tables(result: EvaluationResult) -> dict[str, pd.DataFrame]:

@@ -18,8 +18,9 @@ class Metric:
 
     interval: 95 %, or None where nothing was sampled; n: images (or timed calls) behind it; against: what a ratio or a
     deviation is relative to ("teacher@20"); macs_convention: which products a MAC figure counts; weights, prompts:
-    hashes of the extractor's weights and the prompt list; resolution: px that the images were drawn at; spread: 10 %
-    and 90 % quantiles of timed calls; updates: of the backbone, on a learning curve.
+    hashes of the extractor's weights and the prompt list; resolution: px that the images were drawn at, or of the
+    latents that MACs are counted at; spread: 10 % and 90 % quantiles of timed calls; dtype: of the weights that were
+    timed; updates: of the backbone, on a learning curve.
     """
 
     name: str
@@ -44,12 +45,16 @@ class Metric:
     batch_size: int | None = None
     spread: tuple[float, float] | None = None
     device: str | None = None
+    dtype: str | None = None
     updates: int | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Self:
         pairs = {key: tuple(content[key]) for key in ("interval", "spread") if content.get(key)}
         return cls(**content | pairs)
+
+
+ON_IMAGES = "all that is measured on images"  # what lacks its figures for want of prompts
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,10 @@ class EvaluationResult:
 
     def missing_frame(self) -> pd.DataFrame:
         """One row a thing that was not there: what, which figures it costs, where it is looked for and comes from."""
-        rows = [(each.what, ", ".join(each.metrics), each.put, each.get) for each in self.missing]
+        of: dict[tuple[str, str, str], list[str]] = {}
+        for each in self.missing:
+            of.setdefault((each.what, each.put, each.get), []).extend(each.metrics)
+        rows = [(what, ", ".join(metrics), put, get) for (what, put, get), metrics in of.items()]
         return pd.DataFrame(rows, columns=["needed", "for", "put it at", "from"])
 
 

@@ -120,9 +120,11 @@ class ScaleJudge:
         resize = f"{describe(self.evaluation.resolution, self.evaluation.resize)}; {extractor.resize}"
         made = Metric(name, value=value, n=n, interval=bootstrap.interval(replicates), unit=UNITS.get(name, ""),
                       extractor=extractor.name, weights=extractor.weights or None, resize=resize, **common)  # fmt: skip
-        real = self.reference
-        return made if name in WITHOUT_REFERENCE else replace(
-            made, reference=f"{real.name} ({len(real)} images, {real.digest})")  # fmt: skip
+        if name in WITHOUT_REFERENCE:
+            return made
+        real, part = self.reference, {"fid": "pool", "sfid": "spatial"}.get(name)
+        source = "its own statistics" if part and real.moments(part) else f"{len(real)} images"
+        return replace(made, reference=f"{real.name} ({source}, {real.digest})")
 
     def real(self, each: Open) -> RealFeatures:
         """The real images' features, extracted once."""

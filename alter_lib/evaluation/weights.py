@@ -72,7 +72,8 @@ def hub_source(evaluation: Evaluation, hub_id: str) -> Path | str:
 
 def missing_from_hub(evaluation: Evaluation, hub_id: str, error: Exception) -> Unavailable:
     """What to say when `from_pretrained` of `hub_source` failed."""
-    failed = f" ({first_line(error)})" if evaluation.download else ""
+    there = isinstance(hub_source(evaluation, hub_id), Path)
+    failed = f" ({first_line(error)})" if evaluation.download or there else ""
     put = f"{evaluation.weights}/{hub_id.split('/')[-1]}/"
     return Unavailable(Need(f"{hub_id}{failed}", put, f"https://huggingface.co/{hub_id}, or evaluation.download: true"))
 

@@ -46,6 +46,8 @@ COMPARISONS = {
         "unpruned", "alter"),
     "plans": unprinted("All updates under a plan that was learned: is it the plan, or what was spent before it stood?",
         "alter", "plan_of_alter", "static", "plan_of_static", "inputs_per_expert", "plan_of_inputs_per_expert"),
+    "longer": unprinted("Four times the updates: too little training?",
+        "alter", "longer_alter", "static", "longer_static", "sensitivity", "longer_sensitivity", "sensitivity_intervals", "longer_sensitivity_intervals"),
     "routing": unprinted("Routing: flicker against ten intervals",
         "alter", "snapped", "embedded_timestep", "embedded_snapped"),
     "choices": unprinted("Choices of the method", "alter", "hard_masks", "logistic_noise", "prunable_ratio",

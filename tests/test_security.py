@@ -4,6 +4,8 @@ import ast
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,3 +177,30 @@ def test_jupyterlab_keeps_its_token_and_its_address():
     places = [ROOT / "Makefile", ROOT / "README.md", *(ROOT / ".ci").iterdir(), *(ROOT / "docs").glob("*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in places)
     assert "jupyter lab" in text and not [setting for setting in SETTINGS if setting in text]
+
+
+WEAK = {"id": "PYSEC-1", "fix_versions": ["2.1"], "aliases": [], "description": ""}
+AUDITS = {  # what pip-audit reports (None: it fails): exit code, and what is said
+    "a weakness": ([{"name": "a", "version": "2.0", "vulns": [WEAK]}], 1, "a 2.0: PYSEC-1, fixed in 2.1"),
+    "none": ([{"name": "a", "version": "2.0", "vulns": []}], 0, "1 packages, 0 unknown to the registry, 0 weaknesses"),
+    "unknown": ([{"name": "a", "skip_reason": "not found"}], 0, "1 packages, 1 unknown to the registry, 0 weaknesses"),
+    "no network": (None, 0, "not done, ConnectionError: refused"),
+}
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_a_known_weakness_of_a_pinned_version_fails_the_audit(tmp_path: Path, name: str):
+    packages, code, said = AUDITS[name]
+    report = "print('ConnectionError: refused', file=sys.stderr); sys.exit(1)"
+    if packages is not None:
+        content = json.dumps({"dependencies": packages, "fixes": []})
+        report = f"open(sys.argv[sys.argv.index('-o') + 1], 'w').write({content!r}); sys.exit({code})"
+    program = tmp_path / "pip-audit"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{report}\n")
+    program.chmod(0o700)
+    done = subprocess.run([sys.executable, ".ci/audit.py", str(program)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "") and f"dependency audit: {said}" in done.stdout
+
+
+def test_ci_audits_the_dependencies():
+    assert ".ci/audit.py .venv/audit/bin/pip-audit" in (ROOT / ".ci" / "run").read_text()

@@ -18,8 +18,9 @@ from PIL import Image
 
 from alter_lib import plots
 from alter_lib.data.sources import open_source
+from alter_lib.data.tars import ALLOW_PIPES
 from alter_lib.data.transforms import Selection, decode
-from alter_lib.params import ROOT, Data, load_params
+from alter_lib.params import ROOT, Data, ParamsError, load_params
 from alter_lib.plan import ExpertPlan
 from alter_lib.plan.costs import CostTable
 from alter_lib.report import build, cells
@@ -116,6 +117,17 @@ def test_an_archive_can_not_write_outside_nor_anywhere(tmp_path: Path):
     assert sorted(tmp_path.rglob("*")) == before
     assert [square.shape for square in squares] == [(32, 32, 3)] * 3  # the link is no file
     assert {record.captions for record in records} == {(EVIL,)} and decode(records[0].image).size == (32, 32)
+
+
+@pytest.mark.parametrize("path", ["pipe:touch x", "PIPE:touch x", " pipe:touch x", "a.tar::pipe:touch x",
+                                  "{pipe:touch x,http://b}", "http://b/{0..1}::pipe:touch x"])  # fmt: skip
+def test_no_spelling_of_data_path_reaches_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipe:touch x").touch()  # a file of that name makes it no file name
+    monkeypatch.delenv(ALLOW_PIPES, raising=False)
+    with pytest.raises(ParamsError, match=r"^data.path: "):
+        open_source(Data(source="webdataset", path=path, cache_folder="c"), False)
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe:touch x"]
 
 
 def is_harmless(html: str) -> bool:

@@ -71,19 +71,17 @@ def find_shards(path: str) -> list[str]:
 
     webdataset hands `pipe:` to a shell. A params file must not be able to: who runs it allows that in the environment.
     """
-    if not is_local(path):
-        urls = expand_urls(path)
-        if os.environ.get(ALLOW_PIPES) != "1" and any(url.startswith("pipe:") for url in urls):
-            raise ParamsError(
-                [f"data.path: {path}: runs a shell command; {ALLOW_PIPES}=1 in the environment allows it"]
-            )
-        return urls
-    folder = resolve(path)
-    found = sorted(map(str, folder.glob("*.tar"))) if folder.is_dir() else expand_urls(str(folder))
-    missing = [name for name in found if not Path(name).is_file()]
-    if missing or not found:
+    folder = resolve(path) if is_local(path) else None
+    if folder and folder.is_dir():
+        urls = sorted(map(str, folder.glob("*.tar")))
+    else:
+        urls = expand_urls(str(folder or path))
+    if os.environ.get(ALLOW_PIPES) != "1" and any(urlparse(url).scheme == "pipe" for url in urls):
+        raise ParamsError([f"data.path: {path}: runs a shell command; {ALLOW_PIPES}=1 in the environment allows it"])
+    missing = [name for name in urls if folder and not Path(name).is_file()]
+    if missing or not urls:
         raise ParamsError([f"data.path: {path}: there is no {missing[0] if missing else '*.tar in this folder'}"])
-    return found
+    return urls
 
 
 def members(url: str) -> Iterator[dict]:

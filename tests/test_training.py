@@ -1,6 +1,7 @@
 """Algorithm 1 on a tiny random pipeline and real emoji: resume, execution modes, phases."""
 
 import csv
+import json
 import os
 import signal
 
@@ -124,6 +125,20 @@ def test_reference_execution_follows_the_authors_order(params):
 def test_bf16_autocast_trains_float32_weights_close_to_full_precision(params):
     rows = [Trainer(params(kind, training__mixed_precision=kind)).step() for kind in ("no", "bf16")]
     assert rows[1]["L_U"] == pytest.approx(rows[0]["L_U"], rel=0.05) and rows[0]["L_U"] != rows[1]["L_U"]
+
+
+def test_an_artefact_that_lost_a_file_is_made_again_and_so_is_what_the_summary_says(params):
+    result = train(params("lost", training__correct_ratio=False))
+    before, provenance = artefact_bytes(result), result.folder / "provenance.json"
+    warnings = json.loads(provenance.read_text())["warnings"]
+    assert warnings and set(before) and (result.artefact / "plan.json").is_file()
+    (result.artefact / "plan.json").unlink()
+    os.truncate(result.artefact / next(iter(before)), 99)
+    provenance.unlink()  # as where a kill came before it was written
+    again = train(params("lost", training__correct_ratio=False))
+    assert artefact_bytes(again) == before and ExpertPlan.load(again.artefact) == result.plan
+    found = json.loads(provenance.read_text())
+    assert found["warnings"] == warnings and found["wall_seconds"]["training"] > 0
 
 
 def test_a_run_with_other_params_is_refused_and_kept(params):

@@ -272,5 +272,10 @@ def test_a_missed_budget_and_a_collapsed_router_are_warnings() -> None:
     assert plan_warnings(replace(PLAN, masks=one_layer)) == []  # the last two differ in two layers
     (line,) = plan_warnings(replace(PLAN, masks=one_layer[[0, 1, 0]]))
     assert line.startswith("router collapse")
+    pair = replace(PLAN, masks=PLAN.masks[:2], routing=torch.arange(99) % 2)  # Fig. 4c's smallest
+    assert plan_warnings(pair) == []
+    for collapsed in (replace(pair, routing=routing // 2), replace(pair, masks=one_layer[:2])):
+        (line,) = plan_warnings(collapsed)
+        assert line.startswith("router collapse")
     static = replace(PLAN, masks=PLAN.masks[:1], routing=torch.zeros(99, dtype=torch.int64))
     assert plan_warnings(static) == []

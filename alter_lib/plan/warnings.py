@@ -23,7 +23,7 @@ def _off_target(plan: ExpertPlan) -> list[str]:
 
 
 def _collapse(plan: ExpertPlan) -> list[str]:
-    if plan.num_experts < 3:  # Static: nothing is routed
+    if plan.num_experts == 1:  # Static: nothing is routed
         return []
     shares = plan.routing.bincount(minlength=plan.num_experts) / plan.num_train_timesteps
     used = [expert for expert, share in enumerate(shares.tolist()) if share >= LEAST_SHARE]

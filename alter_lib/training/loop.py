@@ -39,7 +39,7 @@ class TrainingResult:
 
 
 def train(params: Params, callback: Callback | None = None) -> TrainingResult:
-    """Train a run to its end, going on from its last checkpoint, and write its artefact.
+    """Train a run to its end, going on from its last checkpoint, and write its artefact (again, where it has ended).
 
     callback(trainer, row) is called after each step with that step's row of history.csv.
     Raises ParamsError where the run folder holds a run with other params.
@@ -54,13 +54,9 @@ def _train(params: Params, callback: Callback | None) -> TrainingResult:
     resume(trainer, folder / "checkpoints")
     history = History(trainer.accelerator, params, trainer.step_count)
     stopped = fit(trainer, folder / "checkpoints", history, callback)
-    if not stopped and trainer.accelerator.is_main_process and not (artefact / "model_index.json").exists():
-        write_artefact(trainer, artefact)
-        warnings = plan_warnings(trainer.current_plan())
-        print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
-        seconds = training_seconds(folder, params.training.batch_size)
-        measured = {"wall_seconds": {"training": seconds}, "processes": trainer.accelerator.num_processes}
-        provenance.record(params, folder, warnings=warnings, **measured)
+    if not stopped and trainer.accelerator.is_main_process:
+        conclude(trainer)
+        write_artefact(trainer, artefact)  # whatever lies there: a part of it may be lost, damaged or edited
     trainer.accelerator.wait_for_everyone()
     history.close()
     if stopped:
@@ -121,6 +117,15 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def conclude(trainer: Trainer) -> None:
+    """What the summaries say of a training: its warnings, its seconds and processes, in provenance.json."""
+    params, warnings = trainer.params, plan_warnings(trainer.current_plan())
+    print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
+    seconds = training_seconds(params.run_folder, params.training.batch_size)
+    measured = {"wall_seconds": {"training": seconds}, "processes": trainer.accelerator.num_processes}
+    provenance.record(params, params.run_folder, warnings=warnings, **measured)
 
 
 def write_artefact(trainer: Trainer, folder: Path) -> None:

@@ -18,7 +18,7 @@ from .common.command_line import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser, e
 from .params import ROOT, Params, ParamsError, add_params_arguments, load_params, params_from_arguments, resolve
 from .params.training import PLANS
 from .run_folder.changed_params import make_way
-from .run_folder.execution import execute
+from .run_folder.execution import check_kernel, execute
 from .run_folder.lock import locked
 from .run_folder.progress import Progress, about, clock, earlier_seconds
 from .run_folder.state import Notebook, RunState
@@ -78,7 +78,8 @@ def check_files(params: Params) -> None:
 def run(params: Params, chosen: Sequence[Notebook], available: Sequence[Notebook], force: bool = False) -> bool:
     """Execute the chosen notebooks that are not up to date (all with `force`); returns whether any ran.
 
-    Raises NotebookFailed, or ParamsError when the run folder can't be written or another process runs in it.
+    Raises NotebookFailed, or ParamsError when there is no kernel, the run folder can't be written, or another process
+    runs in it.
     """
     state = RunState(params, available)
     progress = Progress(len(chosen), earlier_seconds(state))
@@ -89,6 +90,7 @@ def run(params: Params, chosen: Sequence[Notebook], available: Sequence[Notebook
                 progress.line(number, notebook.stem, "up to date")
                 continue
             if not ran:
+                check_kernel()
                 held.enter_context(locked(state.folder, "run"))
                 with locked(state.folder, "training"):  # no training by another command, either
                     provenance.record(params, state.folder)

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 from alter_lib import runner
+from alter_lib.common.faults import BadInput
 from alter_lib.params import ROOT
 from alter_lib.params.training import PLANS
 from alter_lib.run_folder import execution
@@ -114,6 +115,27 @@ def test_a_failure_is_told_and_the_next_run_goes_on_there(project: Project, caps
     assert not partial.exists()
 
 
+def test_bad_input_that_a_cell_meets_is_a_line_a_fault_and_exit_2(project: Project, capsys: pytest.CaptureFixture[str]):
+    project.write(
+        "01_first", "import alter_lib.params as p\nraise p.ParamsError(['data.path: no x', 'data.split: no y'])"
+    )
+    assert project.main() == runner.BAD_INPUT
+    assert capsys.readouterr().err == "01_first: data.path: no x\n01_first: data.split: no y\n"
+    assert not (project.run / "notebooks" / "01_first.ipynb").exists()
+
+
+def test_bad_input_is_known_by_every_name_that_it_has():
+    import alter_lib
+    import alter_lib.evaluation.weights
+
+    assert alter_lib.load_backbone and execution.BAD_INPUT == {BadInput.__name__, *descendants(BadInput)}
+
+
+def descendants(kind: type) -> set[str]:
+    below = kind.__subclasses__()
+    return {each.__name__ for each in below}.union(*map(descendants, below))
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_an_interrupted_run_exits_130_and_leaves_no_kernel(project: Project, sign: signal.Signals):
     marker = project.out.parent / "pid"
@@ -121,6 +143,7 @@ def test_an_interrupted_run_exits_130_and_leaves_no_kernel(project: Project, sig
     code = f"""import sys
 from pathlib import Path
 from alter_lib import runner
+from alter_lib.common.faults import BadInput
 runner.NOTEBOOKS = Path({str(project.notebooks)!r})
 sys.exit(runner.main({[*ARGUMENTS, "--out", str(project.out)]!r}))"""
     process = subprocess.Popen(

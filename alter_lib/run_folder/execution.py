@@ -13,20 +13,32 @@ from .state import Notebook
 if TYPE_CHECKING:
     from papermill import PapermillExecutionError
 
-ADDS_KERNEL = "python -m ipykernel install --sys-prefix adds it"
+KERNEL = "python3"
+# BadInput and what is derived from it: of an error in a cell its name alone is left
+BAD_INPUT = {"BadInput", "ParamsError", "PlanError", "AssetError", "Unavailable"}
 
 
 class NotebookFailed(Failed):
     """A notebook stopped: its name, cell and error, and where the partial notebook lies."""
 
 
+def check_kernel() -> None:
+    """Raises ParamsError where Jupyter knows no kernel to run notebooks in."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel  # here, as below
+
+    try:
+        KernelSpecManager().get_kernel_spec(KERNEL)
+    except NoSuchKernel:
+        adds = "python -m ipykernel install --sys-prefix adds it"
+        raise ParamsError([f"no Jupyter kernel {KERNEL}: {adds}"]) from None
+
+
 def execute(notebook: Notebook, params: Params, output: Path) -> None:
     """Run one notebook into `output`; while it runs, and if it fails, the output is named NN_topic.partial.ipynb.
 
-    Raises NotebookFailed; ParamsError where there is no kernel, or the disk is full.
+    Raises NotebookFailed; ParamsError where a cell met bad input, or the disk is full.
     """
     import papermill  # here, not above: a rerun with nothing to do must be quick
-    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
 
     partial = output.with_suffix(".partial.ipynb")
@@ -35,13 +47,11 @@ def execute(notebook: Notebook, params: Params, output: Path) -> None:
             _literal(notebook.path),
             _literal(partial),
             parameters=params.dump(),
-            kernel_name="python3",
+            kernel_name=KERNEL,
             cwd=notebook.path.parent,
             progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # no notes on transport and interrupts
         )
-    except NoSuchKernel as error:
-        raise ParamsError([f"{notebook.stem}: no Jupyter kernel {error.name}: {ADDS_KERNEL}"]) from None
     except papermill.PapermillExecutionError as error:
         raise cell_fault(notebook, error, partial) from None
     except DeadKernelError:
@@ -53,9 +63,11 @@ def execute(notebook: Notebook, params: Params, output: Path) -> None:
 
 
 def cell_fault(notebook: Notebook, error: "PapermillExecutionError", partial: Path) -> ParamsError | NotebookFailed:
-    """What a failed cell means: a full disk, or a failure that is told with the cell's first line."""
+    """What a failed cell means: a full disk, bad input, or a failure that is told with the cell's first line."""
     if reason := files.disk_fault(error.evalue):
         return ParamsError([f"{notebook.stem}: {reason}; what was finished before is kept"])
+    if error.ename in BAD_INPUT:
+        return ParamsError([f"{notebook.stem}: {line}" for line in provenance.relative(error.evalue).splitlines()])
     first = (error.source.strip().splitlines() or [""])[0]
     return failed(f"{notebook.stem}: cell In [{error.exec_count}] ({first}): {error.ename}: {error.evalue}", partial)
 

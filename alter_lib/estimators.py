@@ -3,7 +3,6 @@
 import torch
 
 NOISES = ("gumbel", "logistic")
-ESTIMATORS = ("straight_through", "soft")
 
 
 def gumbel(shape: torch.Size, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -14,9 +14,12 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import dynamic_modules_utils
 from PIL import Image
+from planned_pipeline import PIPE, PLAN
 
-from alter_lib import plots
+from alter_lib import load_backbone, load_pipeline, plots, save_pipeline
+from alter_lib.common.faults import BadInput
 from alter_lib.data.sources import open_source
 from alter_lib.data.tars import ALLOW_PIPES
 from alter_lib.data.transforms import Selection, decode
@@ -128,6 +131,48 @@ def test_no_spelling_of_data_path_reaches_a_shell(tmp_path: Path, monkeypatch: p
     with pytest.raises(ParamsError, match=r"^data.path: "):
         open_source(Data(source="webdataset", path=path, cache_folder="c"), False)
     assert [each.name for each in tmp_path.iterdir()] == ["pipe:touch x"]
+
+
+CODE = "open({!r}, 'w').write('it ran')\nfrom diffusers import StableDiffusionPipeline, UNet2DConditionModel\n"
+
+
+class Harm:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.marker), "w")
+
+
+def as_pipeline(folder: Path, index: dict, marker: Path) -> None:
+    (folder / "harm.py").write_text(CODE.format(str(marker)))
+    index["_class_name"] = ["harm", "StableDiffusionPipeline"]
+
+
+def as_part(folder: Path, index: dict, marker: Path) -> None:
+    (folder / "unet" / "harm.py").write_text(CODE.format(str(marker)))
+    index["unet"] = ["harm", "UNet2DConditionModel"]
+
+
+def as_pickle(folder: Path, index: dict, marker: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"conv_in.weight": Harm(marker)}, folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize("load", [load_pipeline, load_backbone])
+@pytest.mark.parametrize("bring", [as_pipeline, as_part, as_pickle])
+def test_code_that_an_artefact_brings_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bring: Callable, load: Callable
+):
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, marker = tmp_path / "alter", tmp_path / "marker"
+    save_pipeline(PIPE, PLAN, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    bring(folder, index, marker)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput):
+        load(str(folder))
+    assert not marker.exists()
 
 
 def is_harmless(html: str) -> bool:

@@ -1,7 +1,9 @@
 """Files that are whole or not there: written under a temporary name, onto the disk (fsync), then renamed.
 
-All of the project's results are written by these functions. A kill, a full disk or a power cut in the middle leaves
-what was there before; a `.name.PID.partial` that a kill left behind is removed by the next write of the same name.
+All of the project's results are written by these functions, but for checkpoints (training/checkpoints.py, with hashes)
+and the rows of history.csv, which a resumed run cuts at the first that is not whole. A kill, a full disk or a power cut
+in the middle leaves what was there before; a `.name.PID.partial` that a kill left behind is removed by the next write
+of the same name.
 """
 
 import errno

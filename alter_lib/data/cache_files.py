@@ -7,7 +7,6 @@ latents-00000.safetensors   mean, std [n, C, h, w] of the posteriors, scaled; me
 text-00000.safetensors      states [captions, tokens, D], in the order of the index
 """
 
-import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter
@@ -72,15 +71,6 @@ def write_manifest(folder: Path, settings: dict[str, Any], shards: list[dict], c
                 "bytes": sizes, "shards": [facts["kept"] for facts in shards]}  # fmt: skip
     write_json(folder / "manifest.json", manifest)
     return manifest
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 of a module's parameters and buffers, names and types included."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class Cache:

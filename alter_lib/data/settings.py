@@ -5,8 +5,9 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from ..common.hashing import weights_hash
 from ..params import Data, ParamsError, resolve
-from .cache_files import read_manifest, weights_hash
+from .cache_files import read_manifest
 from .encode import resolution_of
 from .sources import at_hand
 

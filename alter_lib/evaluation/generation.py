@@ -21,6 +21,7 @@ from diffusers import DiffusionPipeline, DiTPipeline, SchedulerMixin
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..common.hashing import add_weights
 from ..params import ParamsError, Sampling
 from ..sampling import LearnedVarianceDiTPipeline, learned_variance_scheduler
 from .image_store import ImageStore
@@ -72,9 +73,7 @@ def weights_hash(pipeline: DiffusionPipeline) -> str:
     digest = hashlib.sha256()
     for component, module in sorted(pipeline.components.items()):
         if isinstance(module, nn.Module):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{component}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            add_weights(digest, module, f"{component}.")
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_training import BATCH, RandomBatches, everything, tiny_params, tiny_trainer
 
-from alter_lib import ParamsError, provenance
+from alter_lib import ParamsError, evaluate, provenance
 from alter_lib.common import files
 from alter_lib.common.command_line import BAD_INPUT, exit_code
 from alter_lib.data.latents import Batch
@@ -187,6 +187,17 @@ def test_a_lock_names_its_holder_and_dies_with_it_whatever_the_clock_says(
     monkeypatch.setattr(provenance, "now", lambda: "1970-01-01T00:00:00+00:00")
     with lock.locked(folder, "training"), lock.locked(folder, "training"):  # a process that the holder starts is let in
         assert f"process {os.getpid()} on" in (folder / ".training.lock").read_text()
+
+
+def test_a_second_evaluation_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.2)
+    params = tiny_params(tmp_path)
+    with lock.lock_file(params.run_folder, "evaluation") as other:
+        assert lock.taken(other)  # a lock belongs to an open file: another one in this process is as good as another's
+        with pytest.raises(ParamsError, match="tiny: another process is at work there"):
+            evaluate(params)
+    with pytest.raises(FileNotFoundError, match="tiny"):  # no artefact: that is as far as it gets alone
+        evaluate(params)
 
 
 def test_bad_input_leaves_no_folder_but_a_run_does(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ..backbones import Backbone, load_backbone
 from ..data import SOURCES
 from ..params import Params
 from ..provenance import record
+from ..run_folder.lock import locked
 from .at_scale import evaluate_at_scale
 from .context import with_context
 from .cost import call_metrics, cost_metrics, visited
@@ -43,9 +44,11 @@ def evaluate(params: Params) -> EvaluationResult:
     into the run folder.
 
     Interrupted, it goes on with the images that are there. Raises FileNotFoundError when a run has no artefact yet,
-    ParamsError, AssetError or PlanError when something does not fit.
+    ParamsError, AssetError or PlanError when something does not fit; ParamsError, too, where another process evaluates
+    this run: each would remove the other's images.
     """
-    return evaluate_embedded(params) if params.evaluation.protocol == "embedded" else evaluate_at_scale(params)
+    with locked(params.run_folder, "evaluation"):
+        return evaluate_embedded(params) if params.evaluation.protocol == "embedded" else evaluate_at_scale(params)
 
 
 def evaluate_embedded(params: Params) -> EvaluationResult:
@@ -74,8 +77,8 @@ def evaluate_embedded(params: Params) -> EvaluationResult:
     metrics += deviations(teacher, drawn) if params.evaluation.teacher_pictures else []
     metrics = with_context(metrics, params, backbone, protocol)
     sampler = f"{sampler_name(backbone.pipeline, params.sampling)}, guidance {params.sampling.guidance_scale:g}"
-    notes = [*notes, f"all pictures: {sampler}"]
-    result = EvaluationResult(tuple(metrics), grid(teacher, drawn[ALTER]), params.run_folder, tuple(notes))
+    notes = (*notes, f"all pictures: {sampler}")
+    result = EvaluationResult(tuple(metrics), grid(teacher, drawn[ALTER]), params.run_folder, notes)
     result.save()
     record(params, params.run_folder, wall_seconds={"evaluation": round(time.perf_counter() - started, 1)})
     return result

@@ -61,7 +61,7 @@ def make_way(params: Params, force: bool) -> None:
     if not force:
         refuse(folder, changed)
     if changed:
-        with locked(folder, "run"), locked(folder, "training"):  # nobody is at work there
+        with locked(folder, "run"), locked(folder, "training"), locked(folder, "evaluation"):  # nobody is at work there
             aside = folder.parent / ".replaced"
             aside.mkdir(exist_ok=True)
             kept = next(path for n in range(1, 10**6) if not (path := aside / f"{folder.name}-{n}").exists())

@@ -2,6 +2,7 @@
 the batches of a source of one's own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,21 @@ def test_nothing_usable_is_a_fault_and_no_cache(folder: Path, pipeline):
     with pytest.raises(ParamsError, match="no sample can be used; skipped: 40 low aesthetic score"):
         build(params_for(folder, min_aesthetic=7, cache_folder=folder / "empty"), pipeline)
     assert "unfinished" in fault(pipeline, folder, min_aesthetic=7, cache_folder=folder / "empty")[0]
+
+
+@pytest.mark.parametrize("name", ["latents-00002.safetensors", "index-00002.arrow", "shard-00002.json"])
+@pytest.mark.parametrize("size", [None, 60])
+def test_a_shard_that_was_damaged_since_is_named_and_made_again(folder: Path, pipeline, name: str, size: int | None):
+    cache = folder / f"{name}-{size}"
+    shutil.copytree(folder / "cache", cache)
+    if size is None:
+        (cache / name).unlink()
+    else:
+        os.truncate(cache / name, size)
+    (line,) = fault(pipeline, folder, cache_folder=cache)
+    assert line.startswith(f"data.cache_folder: {cache}: shard 2 is damaged; python -m alter_lib.data.cache ")
+    build(params_for(folder, cache_folder=cache), pipeline)
+    assert contents(cache) == contents(folder / "cache")
 
 
 def build_as_one_of_two(params: Params, pipeline) -> None:

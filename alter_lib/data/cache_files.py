@@ -41,9 +41,13 @@ def file_of(folder: Path, kind: str, shard: int) -> Path:
 
 
 def shard_facts(folder: Path, shard: int) -> dict | None:
-    """Counts of a shard that is whole, else None."""
-    path = file_of(folder, "shard", shard)
-    return json.loads(path.read_text()) if path.exists() else None
+    """Counts of a shard whose files all have the size that they were written with, else None: it is to be made."""
+    try:
+        facts = json.loads(file_of(folder, "shard", shard).read_text())
+        sizes = {kind: file_of(folder, kind, shard).stat().st_size for kind in facts["bytes"]}
+    except (FileNotFoundError, ValueError):  # not made yet, or lost or damaged since
+        return None
+    return facts if sizes == facts["bytes"] else None
 
 
 def finished(folder: Path, shards: int, limit: int | None) -> list[dict]:

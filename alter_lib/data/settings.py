@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline
 
 from ..common.hashing import weights_hash
 from ..params import Data, ParamsError, resolve
-from .cache_files import read_manifest
+from .cache_files import read_manifest, shard_facts
 from .encode import resolution_of
 from .sources import at_hand
 
@@ -53,7 +53,8 @@ def check(folder: Path, needed: dict[str, Any]) -> None:
 
 
 def check_for_training(pipeline: DiffusionPipeline, data: Data, digest: str | None) -> Path:
-    """The cache folder of `data`. Raises ParamsError where it is not complete (the line says how to make it) or stale.
+    """The cache folder of `data`. Raises ParamsError where it is not complete or damaged (the line says how to make
+    it), or stale.
 
     A cache may hold more than a run needs: all samples where the run has a limit, mirrored pictures, text states.
     """
@@ -62,6 +63,8 @@ def check_for_training(pipeline: DiffusionPipeline, data: Data, digest: str | No
     if manifest is None or not manifest["complete"]:
         state = "holds no cache" if manifest is None else "holds an unfinished cache"
         raise ParamsError([f"data.cache_folder: {folder} {state}; {COMMAND} makes it"])
+    if damaged := [shard for shard in range(len(manifest["shards"])) if shard_facts(folder, shard) is None]:
+        raise ParamsError([f"data.cache_folder: {folder}: shard {damaged[0]} is damaged; {COMMAND} makes it again"])
     needed, made = settings(pipeline, data, digest), manifest["settings"]
     spare = {
         "source_hash": digest is None,

@@ -42,6 +42,28 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return int(np.abs(a.astype(int) - b.astype(int)).max()) <= 1
 
 
+def hungry(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than `most` images ask for more memory than there is: a real error."""
+    draw = Sampler.draw
+
+    def drawn(self: Sampler, prompts: list, indices: list) -> np.ndarray:
+        if len(indices) > most:
+            torch.empty(2**46)
+        return draw(self, prompts, indices)
+
+    monkeypatch.setattr(Sampler, "draw", drawn)
+
+
+@pytest.mark.parametrize(("most", "advice"), [(2, "2 do: set sampling.batch_size: 2"), (0, "nor does one")])
+def test_out_of_memory_names_what_fits(pipeline, tmp_path: Path, monkeypatch, most: int, advice: str) -> None:
+    hungry(most, monkeypatch)
+    with pytest.raises(ParamsError) as caught:
+        draw_missing(sampler(pipeline, batch_size=5), PROMPTS, ImageStore(tmp_path / "x"), "x")
+    (line,) = caught.value.faults
+    assert line.startswith("sampling.batch_size: 5 images at a time don't fit into cpu (") and line.endswith(advice)
+    assert not (tmp_path / "x").exists()
+
+
 def test_images_do_not_depend_on_the_batch(pipeline, tmp_path: Path) -> None:
     images = generate(sampler(pipeline, batch_size=5), PROMPTS, tmp_path / "a", "x")
     assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8

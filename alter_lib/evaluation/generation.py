@@ -4,6 +4,7 @@ Image i depends on (seed, i) and its prompt alone: the same at any batch size, u
 A user gets it with `pipe(prompts[i], generator=torch.Generator().manual_seed(image_seed(seed, i)))`.
 """
 
+import gc
 import hashlib
 import inspect
 import json
@@ -22,6 +23,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..common.hashing import add_weights
+from ..common.out_of_memory import is_out_of_memory, reason
 from ..params import ParamsError, Sampling
 from ..sampling import LearnedVarianceDiTPipeline, learned_variance_scheduler
 from .image_store import ImageStore
@@ -139,10 +141,44 @@ def draw_missing(
     done = len(indices) - len(missing)
     with tqdm(total=done + total, initial=done, desc=desc, unit="image") as bar:
         for batch in batches:
-            store.write(batch, sampler.draw(prompts, batch))
+            store.write(batch, drawn(sampler, prompts, batch))
             bar.update(len(batch))
     if processes:
         processes.wait_for_everyone()
+
+
+def drawn(sampler: Sampler, prompts: Sequence[str | int], batch: Sequence[int]) -> np.ndarray:
+    """`sampler.draw`. Raises ParamsError, with a number of images that fits, where memory runs out."""
+    try:
+        return sampler.draw(prompts, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = reason(error)
+    # out here: the traceback would keep the call's tensors alive
+    fits = next((n for n in halves(len(batch)) if can_draw(sampler, prompts, batch[:n])), None)
+    advice = f"{fits} do: set sampling.batch_size: {fits}" if fits else "nor does one"
+    where = sampler.pipeline.device
+    raise ParamsError([f"sampling.batch_size: {len(batch)} images at a time don't fit into {where} ({said}); {advice}"])
+
+
+def halves(size: int) -> list[int]:
+    """Half of `size`, a quarter, ..., 1."""
+    return [size >> k for k in range(1, size.bit_length())]
+
+
+def can_draw(sampler: Sampler, prompts: Sequence[str | int], batch: Sequence[int]) -> bool:
+    """Whether there is memory for `batch`."""
+    gc.collect()
+    if sampler.pipeline.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        sampler.draw(prompts, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def generate(

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..common.out_of_memory import is_out_of_memory, reason
 from ..params import ParamsError, load_params
 
 if TYPE_CHECKING:
     from .trainer import Trainer
-
-WORDS = ("can't allocate memory", "not enough memory", "out of memory")  # of torch's allocator on a CPU
 
 
 def step(trainer: "Trainer") -> dict[str, float | str]:
@@ -20,23 +19,17 @@ def step(trainer: "Trainer") -> dict[str, float | str]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or ["MemoryError"])[0]
-    raise ParamsError([advice(trainer, reason)])  # out here: the traceback would keep the step's tensors alive
+        said = reason(error)
+    raise ParamsError([advice(trainer, said)])  # out here: the traceback would keep the step's tensors alive
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
-
-
-def advice(trainer: "Trainer", reason: str) -> str:
+def advice(trainer: "Trainer", said: str) -> str:
     """One line. The step is tried in ever smaller parts, in one process: several would wait for each other."""
     training, processes = trainer.params.training, trainer.accelerator.num_processes
     share, parts = training.batch_size // processes, training.gradient_accumulation_steps
     start = (
         f"training.batch_size: {share // parts} samples at a time don't fit into the memory of {trainer.device} "
-        f"({reason})"
+        f"({said})"
     )
     finer = [n for n in range(parts + 1, share + 1) if share % n == 0]
     found = next((n for n in finer if fits(trainer, n)), None) if processes == 1 else next(iter(finer), None)

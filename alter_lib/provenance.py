@@ -97,7 +97,8 @@ def relative(text: str) -> str:
 
 def command() -> str | None:
     """The command line of this process, as one would type it; None in a notebook's kernel, which has no such line."""
-    if "ipykernel" in sys.modules:
+    app = sys.modules.get("ipykernel.kernelapp")  # "ipykernel" itself is also there once kernels were looked for
+    if app and app.IPKernelApp.initialized():
         return None
     return relative(shlex.join(["python", *sys.argv]))
 

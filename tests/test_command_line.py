@@ -57,9 +57,9 @@ def test_of_several_processes_one_speaks(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == ""
 
 
-COMMANDS = ("ablation_study.__main__", "assets", "benchmark.__main__", "benchmark_training", "collect", "data.cache",
-            "evaluation.__main__", "evaluation.curve", "evaluation.generate", "export", "projection", "runner",
-            "training.__main__")  # fmt: skip
+COMMANDS = ("ablation_study.__main__", "ablation_study.distillation", "assets", "benchmark.__main__",
+            "benchmark_training", "collect", "data.cache", "evaluation.__main__", "evaluation.curve",
+            "evaluation.generate", "export", "projection", "runner", "training.__main__")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)

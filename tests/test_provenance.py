@@ -1,5 +1,6 @@
 """What made a run: recorded whole, merged over several records, without places of the machine."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -31,7 +32,6 @@ def test_the_commit_is_told_and_whether_the_tree_differs_from_it(tmp_path: Path)
 
 def test_record_writes_what_a_rerun_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run_all.py"), "--set", "run.seed=7", "a b"])
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     params = load_params("params/smoke.yaml", {"run.seed": 7})
     provenance.record(params, tmp_path, wall_seconds={"01": 1.5})
     content = json.loads((tmp_path / "provenance.json").read_text())
@@ -42,14 +42,25 @@ def test_record_writes_what_a_rerun_needs(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_params(tmp_path / "params.yaml") == params
 
 
+def test_a_process_that_has_looked_for_kernels_still_has_its_command(monkeypatch: pytest.MonkeyPatch):
+    """run_all.py does, which loads a part of ipykernel."""
+    from jupyter_client.kernelspec import find_kernel_specs
+
+    find_kernel_specs()
+    importlib.import_module("ipykernel.kernelapp")
+    monkeypatch.setattr(sys, "argv", ["run_all.py"])
+    assert provenance.command() == "python run_all.py"
+
+
 def test_a_second_record_merges_mappings_replaces_values_and_keeps_the_command_of_a_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     params = load_params("params/smoke.yaml")
     monkeypatch.setattr(sys, "argv", ["run_all.py"])
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     provenance.record(params, tmp_path, wall_seconds={"01": 1.5}, device="cpu")
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    import ipykernel.kernelapp
+
+    monkeypatch.setattr(ipykernel.kernelapp.IPKernelApp, "initialized", lambda: True)
     content = provenance.record(params, tmp_path, wall_seconds={"02": 2.5}, images=3)
     assert content["wall_seconds"] == {"01": 1.5, "02": 2.5} and content["images"] == 3
     assert content["command"] == "python run_all.py"

@@ -215,6 +215,7 @@ def drawn(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, np.ndarray]:
     return {
         "ordering": plots.ordering(table),
         "macs": plots.fid_against_macs(table),
+        "variants": plots.by_variant(table),
         "experts": plots.trend(table, plots.EXPERTS, "number of experts"),
         "curves": plots.learning_curves(curves),
     }
@@ -232,6 +233,12 @@ def test_figures_show_the_means_where_they_belong(table: pd.DataFrame) -> None:
     assert to_hex(alter.get_color()) == RED.lower()
     teacher = next(each for each in ax.containers if "unpruned" in each.get_label()).lines[0]
     np.testing.assert_allclose(teacher.get_xydata(), [[1.3, 3.3], [2.0, 3.2]])
+    (ax,) = found["variants"]
+    names = [label.get_text().split()[0] for label in ax.get_yticklabels()]
+    assert names == ["alter", "static", "manual"]  # best first
+    means = ax.containers[0].lines[0].get_xydata()
+    np.testing.assert_allclose(means, [[6.0, 0], [np.mean(FIDS["static"]), 1], [9.0, 2]])
+    assert [text.get_text() for text in ax.texts] == ["20", "13"] and ax.texts[0].xy[0] == 3.2
     (ax,) = found["experts"]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_xydata(), [[1, np.mean(FIDS["static"])], [10, 6.0]])
     (ax,) = found["curves"]

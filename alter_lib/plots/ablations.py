@@ -44,6 +44,11 @@ def points(ax: Axes, x: Sequence[float], found: pd.DataFrame, **look: object) ->
     ax.errorbar(x, found["mean"], half_widths(found), **{"marker": "o", "markersize": 4, "capsize": 2, **look})
 
 
+def legend_below(ax: Axes) -> None:
+    """A dozen variants leave no room inside."""
+    ax.legend(fontsize=6, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
 def look(number: int, variant: str) -> dict[str, object]:
     """Colour and marker of the `number`-th variant; ALTER's are its own, on top of the others."""
     if variant == "alter":
@@ -97,10 +102,38 @@ def fid_against_macs(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
         for place, steps, value in zip(x, teacher.steps, teacher.value, strict=True):
             each.annotate(f"{steps:g}", (place, value), (3, 4), textcoords="offset points", fontsize=7, color=MUTED)
         each.set(xlabel="GMACs an image", ylabel=LABEL)
-        each.legend(fontsize=6, ncols=2)
+        values = [*teacher.low, *teacher.high, *pruned.value]  # an interval over two seeds would flatten all else
+        each.set_ylim(min(values) - 0.15 * np.ptp(values), max(values) + 0.15 * np.ptp(values))
+        legend_below(each)
 
     of_quality = table[(table.name == FID) & table.method.isin(["alter", "teacher"])]
     return each_backbone(of_quality, ax, 4.6, draw)
+
+
+@styled
+def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """What stands at one place of `fid_against_macs`, drawn apart: FID-AlexNet of each variant at STEPS steps, best on
+    top, every seed a faint point; dashed: the unpruned teacher by its steps."""
+    teachers = table[(table.name == FID) & (table.method == "teacher")].drop_duplicates(["backbone", "steps"])
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        found = summary(rows, ["variant"]).sort_values("mean")
+        for row, variant in enumerate(found.index):
+            single = rows[rows.variant == variant].value
+            each.plot(single, [row] * len(single), ".", color=BLUE, alpha=0.3)
+        each.errorbar(found["mean"], range(len(found)), xerr=half_widths(found), color=BLUE, marker="o", markersize=5,
+                      capsize=3, linestyle="none")  # fmt: skip
+        own = teachers[teachers.backbone == rows.backbone.iloc[0]]
+        for steps, value in zip(own.steps, own.value, strict=True):
+            each.axvline(value, color=MUTED, linestyle="--", linewidth=0.8)
+            each.annotate(f"{steps:g}", (value, -0.9), ha="center", fontsize=7, color=MUTED)
+        values = [*own.value, *rows.value]
+        each.set_xlim(min(values) - 0.1 * np.ptp(values), max(values) + 0.1 * np.ptp(values))
+        each.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -1.5), xlabel=LABEL)
+        each.set_yticklabels([f"{variant} ({found.seeds[variant]} seeds)" for variant in found.index])
+
+    rows = of_runs(table)
+    return each_backbone(rows, ax, 1.2 + 0.26 * rows.variant.nunique(), draw)
 
 
 @styled
@@ -135,7 +168,7 @@ def learning_curves(curves: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
             points(each, found.index, found, label=variant, **look(number, variant))
         each.set(xlabel="updates of the backbone", ylabel=LABEL, yscale="log")
         each.set_title(f"{rows.backbone.iloc[0]}, N = {rows.n.iloc[0]:g}")
-        each.legend(fontsize=6, ncols=2)
+        legend_below(each)
 
     return each_backbone(of_runs(curves), ax, 4.2, draw)
 
@@ -152,6 +185,6 @@ def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -
             each.plot(middle, found.before, linestyle="--", linewidth=0.8, color=style["color"])
             each.plot(middle, found.after, label=variant, **{**style, "markersize": 4})
         each.set(xlabel="timestep", ylabel="$L_{outKD}$ (dashed: before fine-tuning)", yscale="log")
-        each.legend(fontsize=6, ncols=2)
+        legend_below(each)
 
     return each_backbone(table, ax, 4.2, draw)

@@ -1,6 +1,5 @@
 """Figures: what is drawn is what the data say, on given axes as on new ones, in colours that can be told apart."""
 
-import re
 import shutil
 from io import BytesIO
 from itertools import combinations
@@ -249,26 +248,6 @@ def test_drawings_of_many_panels_take_the_place_of_an_axes(name: str) -> None:
     assert right not in figure.axes and left in figure.axes and len(figure.axes) == 1 + len(alone.axes)
     figure.savefig(BytesIO())
     assert all(ax.get_window_extent().x0 > left.get_window_extent().x1 for ax in figure.axes if ax is not left)
-
-
-def test_the_gallery_lists_every_figure_of_the_notebooks_and_functions_that_exist() -> None:
-    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb"))
-    made = set(re.findall(r'params, \\"(\w+)\\"\)', sources))
-    assert made == set(re.findall(r"^\| `(\d\d_\w+)`", gallery, re.M))
-    assert set(re.findall(r"plots\.(\w+)", gallery)) - {"style"} <= set(plots.__all__)
-
-
-def test_the_gallery_s_pictures_are_those_of_the_committed_default_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    from gallery import FOLDER, pictures
-
-    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    made = dict(pictures(ROOT / "results" / "tiny_sd"))
-    assert {path.stem: path.read_bytes() for path in FOLDER.glob("*.png")} == made
-    assert sorted(re.findall(r"\(gallery/(\w+)\.png\)", gallery)) == sorted(made)
-    listed = set(re.findall(r"^\| `(\d\d_\w+)`", gallery, re.M))
-    assert {name for name in listed if name[:2] != "06"} | {"03_dashboard"} == set(made)
 
 
 def labels_apart(ax: Axes) -> bool:

@@ -1,11 +1,14 @@
 """Colours that every reader can tell apart, and shades that grow darker for all of them."""
 
+from io import BytesIO
 from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
+from alter_lib import plots
 from alter_lib.plots import style
 
 
@@ -42,3 +45,10 @@ def test_shades_grow_darker_with_the_value_for_every_reader() -> None:
 
     shades = [lab(np.array(color[:3]) ** 2.2)[0] for color in matplotlib.colormaps[style.MAP](np.linspace(0, 1, 9))]
     assert all(a > b for a, b in pairwise(shades))
+
+
+def test_text_beside_colourful_pictures_stays_grey() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8) // np.array([1, 2, 256])
+    figure = plots.image_rows({"before": images[:4], "after": images[4:]}, ["a"] * 4)
+    pixels = np.array(Image.open(BytesIO(plots.png(figure))).convert("RGB")).astype(int)
+    assert (np.abs(pixels - 0x22).max(-1) < 4).sum() > 50

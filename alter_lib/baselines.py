@@ -17,6 +17,7 @@ from .data.latents import Batch, Batches
 from .greedy import SkippingError, allocated, eliminate
 from .hypernetwork import equal_intervals
 from .inference.artefact import fitted
+from .losses import interval_means, sample_errors
 from .params import Params, ParamsError, resolve
 from .params.training import PLANS
 from .plan import CostTable, ExpertPlan
@@ -93,21 +94,18 @@ def evenly_timed(batches: Batches, batch_size: int, num_timesteps: int, samples:
 def skipping_errors(
     backbone: Backbone, objective: Objective, batches: Iterable[Batch], num_intervals: int
 ) -> torch.Tensor:
-    """Mean squared change of the prediction when layer l alone is skipped, by interval of timesteps: [N_i, N_L].
-
-    The timesteps of the batches decide how many samples an interval has: spread them evenly.
-    """
+    """Mean squared change of the prediction when layer l alone is skipped, by interval of timesteps: [N_i, N_L]."""
     modules = [objective.teacher.get_submodule(layer.name) for layer in backbone.layers]
     intervals = equal_intervals(backbone.num_train_timesteps, num_intervals)
-    errors, samples = torch.zeros(num_intervals, len(modules)), torch.zeros(num_intervals)
+    errors, interval = [], []
     for batch in batches:
-        noised, interval = objective.noise(batch), intervals[batch.timesteps]
-        whole, nobody = objective.run(objective.teacher, noised)[0], torch.zeros(len(interval), 1, dtype=torch.bool)
-        for index, module in enumerate(modules):
-            changed = objective.run(objective.teacher, noised, skipping.sub_batch([module], nobody))[0]
-            errors[:, index].index_add_(0, interval, (changed - whole).float().square().flatten(1).mean(1).cpu())
-        samples += interval.bincount(minlength=num_intervals)
-    return errors / samples[:, None]
+        noised, nobody = objective.noise(batch), torch.zeros(len(batch.timesteps), 1, dtype=torch.bool)
+        whole = objective.run(objective.teacher, noised)[0]
+        contexts = (skipping.sub_batch([module], nobody) for module in modules)
+        alone = [sample_errors(objective.run(objective.teacher, noised, context)[0], whole) for context in contexts]
+        errors.append(torch.stack(alone, dim=1))
+        interval.append(intervals[batch.timesteps])
+    return interval_means(torch.cat(errors), torch.cat(interval), num_intervals)
 
 
 def layer_costs(backbone: Backbone) -> torch.Tensor:

@@ -16,6 +16,7 @@ from . import skipping
 from .backbones import Backbone
 from .data.latents import Batch
 from .hypernetwork import equal_intervals
+from .losses import interval_means, sample_errors
 from .plan import CostTable, ExpertPlan
 from .plan.costs import Denominator
 from .training.objective import Noised, Objective
@@ -25,7 +26,7 @@ from .training.objective import Noised, Objective
 class SkippingError:
     """Mean squared change of the teacher's prediction where layers are skipped, by interval of timesteps.
 
-    intervals: routing [T] to num_intervals. The timesteps of the batches decide how many samples an interval has.
+    intervals: routing [T] to num_intervals.
     """
 
     objective: Objective
@@ -46,14 +47,12 @@ class SkippingError:
     @torch.no_grad()
     def __call__(self, masks: torch.Tensor) -> torch.Tensor:
         """[N_i] under masks [N_i, N_L] bool."""
-        errors, counts = torch.zeros(self.num_intervals), torch.zeros(self.num_intervals)
+        errors, interval = [], []
         for noised, whole in self.samples:
-            interval = self.intervals[noised.timesteps]
-            context = skipping.sub_batch(self.modules, masks[interval])
-            skipped = self.objective.run(self.objective.teacher, noised, context)[0]
-            errors.index_add_(0, interval, (skipped - whole).float().square().flatten(1).mean(1).cpu())
-            counts += interval.bincount(minlength=self.num_intervals)
-        return errors / counts
+            interval.append(self.intervals[noised.timesteps])
+            context = skipping.sub_batch(self.modules, masks[interval[-1]])
+            errors.append(sample_errors(self.objective.run(self.objective.teacher, noised, context)[0], whole))
+        return interval_means(torch.cat(errors), torch.cat(interval), self.num_intervals)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,20 @@ def squared_error(a: torch.Tensor, b: torch.Tensor, reduction: str = "mean") -> 
     return error.mean() if reduction == "mean" else error.flatten(1).sum(1).mean()
 
 
+def sample_errors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """||a - b||^2 of each sample, mean over its elements: [B], on the CPU."""
+    return (wide(a) - wide(b)).square().flatten(1).mean(1).cpu()
+
+
+def interval_means(errors: torch.Tensor, interval: torch.Tensor, num_intervals: int) -> torch.Tensor:
+    """[N_i, ...]: mean over the samples of each interval; errors [samples, ...], interval [samples] of 0..N_i-1.
+
+    The samples' timesteps decide how many an interval has: spread them evenly.
+    """
+    sums = torch.zeros(num_intervals, *errors.shape[1:]).index_add_(0, interval, errors)
+    return sums / interval.bincount(minlength=num_intervals).view(-1, *[1] * (errors.ndim - 1))
+
+
 def feature_distillation(
     teacher: list[torch.Tensor], student: list[torch.Tensor], reduction: str = "mean"
 ) -> torch.Tensor:

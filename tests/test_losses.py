@@ -17,6 +17,13 @@ def test_squared_error_reductions():
     assert losses.squared_error(a, b, "sum").item() == pytest.approx((5 + 9) / 2)
 
 
+def test_interval_means_are_each_intervals_own():
+    errors = losses.sample_errors(torch.tensor([[1.0, 3.0], [2.0, 0.0], [4.0, 4.0]]), torch.zeros(3, 2))
+    assert errors.tolist() == [5, 2, 16]
+    means = losses.interval_means(torch.stack([errors, 2 * errors], dim=1), torch.tensor([1, 0, 1]), 2)
+    assert means.tolist() == [[2, 4], [10.5, 21]]
+
+
 def test_feature_distillation_sums_over_blocks():
     teacher, student = [torch.zeros(1, 2), torch.zeros(1, 1)], [torch.ones(1, 2), torch.full((1, 1), 3.0)]
     assert losses.feature_distillation(teacher, student).item() == pytest.approx(1 + 9)

@@ -25,6 +25,7 @@ from ..common.command_line import Parser, exit_code
 from ..data.latents import Batches
 from ..hypernetwork import equal_intervals
 from ..inference import apply_plan, load_pipeline
+from ..losses import interval_means, sample_errors
 from ..params import load_params
 from ..plan import ExpertPlan
 from ..training.objective import Objective
@@ -49,20 +50,20 @@ def distillation_errors(run_folder: Path, num_intervals: int = 10, samples: int 
     objective = Objective(teacher, before, backbone.pipeline.scheduler.config, params.loss)
     batches = Batches(backbone.pipeline, params.data, params.sampling.batch_size, SEED)
     intervals = equal_intervals(backbone.num_train_timesteps, num_intervals)
-    errors, counts = torch.zeros(2, num_intervals), torch.zeros(num_intervals)
+    errors, interval = [], []
     for batch in evenly_timed(batches, params.sampling.batch_size, backbone.num_train_timesteps, samples):
-        noised, interval = objective.noise(batch), intervals[batch.timesteps]
+        noised = objective.noise(batch)
         inputs = (noised.x_t, noised.device_timesteps, noised.condition)
         whole = teacher(*inputs, return_dict=False)[0]
-        for row, network in enumerate((before, after)):
-            changed = network(*inputs, return_dict=False)[0]
-            errors[row].index_add_(0, interval, (changed - whole).float().square().flatten(1).mean(1).cpu())
-        counts += interval.bincount(minlength=num_intervals)
-    return pd.DataFrame(rows_of(plan, intervals, errors / counts))
+        both = [sample_errors(network(*inputs, return_dict=False)[0], whole) for network in (before, after)]
+        errors.append(torch.stack(both, dim=1))
+        interval.append(intervals[batch.timesteps])
+    means = interval_means(torch.cat(errors), torch.cat(interval), num_intervals)
+    return pd.DataFrame(rows_of(plan, intervals, means))
 
 
 def rows_of(plan: ExpertPlan, intervals: torch.Tensor, errors: torch.Tensor) -> Iterator[dict[str, float]]:
-    for index, (before, after) in enumerate(errors.T.tolist()):
+    for index, (before, after) in enumerate(errors.tolist()):
         timesteps = (intervals == index).nonzero().flatten().tolist()
         yield {"first_timestep": timesteps[0], "last_timestep": timesteps[-1],
                "macs_ratio": plan.macs_ratio(timesteps), "before": before, "after": after}  # fmt: skip

@@ -148,6 +148,17 @@ def test_a_notebook_may_add_to_a_file_of_an_earlier_one(run: Run):
     assert run.stale() == {}
 
 
+def test_results_that_a_notebook_reads_beside_its_run_are_its_input(run: Run):
+    place = run.folder / "benchmark"
+    run.write(run.folder / "notebooks" / "04_d.ipynb", "1", alter={"uses": [], "reads": [str(place)]})
+    run.execute_all()
+    run.execute("04_d", {})
+    assert run.stale() == {}
+    place.mkdir()
+    (place / "cpu.json").write_text("{}")
+    assert run.stale() == {"04_d": f"{place} changed"}
+
+
 def test_what_a_failed_attempt_left_belongs_to_the_one_that_succeeds(run: Run):
     run.execute("01_a", {})
     run.execute("02_b", {"alter/plan.json": "plan"}, succeeds=False)

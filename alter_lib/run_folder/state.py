@@ -53,6 +53,10 @@ class Notebook:
         """The params sections that it uses: its metadata `alter.uses`, else all; `run` always."""
         return ["run", *self.read()["metadata"].get("alter", {}).get("uses", Params.model_fields)]
 
+    def reads(self) -> list[str]:
+        """Folders of the project that it reads beside the run's (metadata `alter.reads`)."""
+        return self.read()["metadata"].get("alter", {}).get("reads", [])
+
     def on_request(self) -> bool:
         """Whether it runs only where it is named (metadata `alter.on_request`), since it is not about one run."""
         return self.read()["metadata"].get("alter", {}).get("on_request", False)
@@ -77,9 +81,15 @@ def library_hash() -> str:
 
 def assets_hash(params: Params) -> str:
     """Of size and date of the data files that the params name: assets/, a backbone folder, the teacher's figures."""
-    places = [ROOT / "assets", resolve(params.backbone.id), resolve(params.evaluation.teacher_results or "assets")]
+    return data_hash(
+        ROOT / "assets", resolve(params.backbone.id), resolve(params.evaluation.teacher_results or "assets")
+    )
+
+
+def data_hash(*places: Path) -> str:
+    """Of size and date of the data files in these folders (or files)."""
     files = {p for place in places for p in ([place] if place.is_file() else place.rglob("*"))}
-    data = sorted(p for p in files if p.suffix in {".json", ".npz", ".safetensors", ".bin", ".txt"})
+    data = sorted(p for p in files if p.suffix in {".json", ".npz", ".safetensors", ".bin", ".txt", ".csv"})
     return _hash([(str(p), *_stamp(p)) for p in data])
 
 
@@ -109,7 +119,9 @@ class RunState:
         """{what: hash} of all that the notebook's results depend on."""
         sections = self.params.dump()
         used = {f"params {name}": _hash(sections[name]) for name in notebook.uses()}
-        return {"notebook": notebook.source_hash(), **used, **self._shared, "earlier results": self._upstream(notebook)}
+        read = {folder: data_hash(ROOT / folder) for folder in notebook.reads()}
+        own = {"notebook": notebook.source_hash(), **used, **read}
+        return {**own, **self._shared, "earlier results": self._upstream(notebook)}
 
     def _upstream(self, notebook: Notebook) -> str:
         earlier = [other.stem for other in self.notebooks if other.stem < notebook.stem]

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from alter_lib.common import files
 from alter_lib.params import ROOT
@@ -71,6 +73,17 @@ def test_kill_9_while_writing_leaves_a_whole_file_and_the_next_write_cleans_up(t
     (tmp_path / f".x.{os.getppid()}.partial").write_text("another live process is writing")
     files.write_text(path, "one")
     assert sorted(os.listdir(tmp_path)) == [f".x.{os.getppid()}.partial", "x"]
+
+
+def test_weights_are_as_readable_as_any_new_file(tmp_path: Path):
+    (tmp_path / "usual").touch()
+    with files.whole(tmp_path / "file.safetensors") as partial:
+        save_file({"w": torch.zeros(1)}, partial)
+    with files.whole_files(tmp_path / "folder", last="w.safetensors") as partial:
+        save_file({"w": torch.zeros(1)}, partial / "w.safetensors")
+        (partial / "config.json").touch()
+    modes = {name: (tmp_path / name).stat().st_mode for name in ("usual", "file.safetensors", "folder/w.safetensors")}
+    assert len(set(modes.values())) == 1, modes
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path):

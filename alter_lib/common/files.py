@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UMASK = os.umask(0)
+os.umask(UMASK)  # it can only be read by setting it
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -48,6 +50,7 @@ def whole(path: Path) -> Iterator[Path]:
     partial = temporary(path)
     try:
         yield partial
+        for_all_readers(partial)
         tree_to_disk(partial)
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -69,6 +72,7 @@ def whole_files(folder: Path, last: str) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
+        for_all_readers(partial)
         tree_to_disk(partial)
         (folder / last).unlink(missing_ok=True)
         for file in sorted(path for path in partial.rglob("*") if path.is_file() and path != partial / last):
@@ -98,6 +102,13 @@ def tree_to_disk(path: Path) -> None:
     for inner in path.rglob("*") if path.is_dir() else ():
         to_disk(inner)
     to_disk(path)
+
+
+def for_all_readers(path: Path) -> None:
+    """Files get the mode of any new file: safetensors leaves its own to their owner alone."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            file.chmod(0o666 & ~UMASK)
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Encodes the shards of a source into the files of a cache folder."""
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +71,6 @@ class Builder:
         for kind, values in tensors.items():
             with whole(paths[kind]) as partial:
                 save_file(values, partial)
-                shutil.copymode(paths["index"], partial)  # save_file leaves it to its owner alone
         return {kind: path.stat().st_size for kind, path in paths.items() if path.exists()}
 
     def bytes_per_sample(self) -> dict[str, int]:

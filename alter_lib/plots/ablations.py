@@ -8,13 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..ablation_study.summary import FID, STEPS, differences, of_runs, summary
-from .style import BLUE, INK, MUTED, PALETTE, RED, panels, styled
+from ..ablation_study.tables import COMPARISONS
+from .style import BLUE, FAINT, INK, MUTED, PALETTE, RED, panels, styled
 
 LABEL = "FID-AlexNet (lower is better)"
 EXPERTS = {"static": 1, "experts_2": 2, "experts_3": 3, "experts_5": 5, "alter": 10, "experts_15": 15, "experts_20": 20}
 RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ratio_70": 0.7, "ratio_80": 0.8}
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
+METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
+SIDE_BY_SIDE = 0.028  # of their MACs, between points that would lie on each other
 
 
 def each_backbone(
@@ -84,36 +87,63 @@ def seeds(rows: pd.DataFrame, variant: str) -> pd.Series:
 
 @styled
 def fid_against_macs(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """The headline: FID-AlexNet against the MACs of an image, every variant on the same axes, and the unpruned teacher
-    with fewer and fewer steps, whose intervals are over prompts."""
+    """The headline: FID-AlexNet against the MACs of an image, every method on the same axes, ALTER at each of its
+    target ratios, and the unpruned teacher with fewer and fewer steps, whose intervals are over prompts.
+
+    Plans at one budget differ by a few per cent in their MACs at these few timesteps: within 5 % of ALTER's they stand
+    side by side around their mean, best on the left.
+    """
     macs = table[table.name == "total_macs"].set_index(["run", "method", "steps"]).value / 1e9
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
+        places = macs.reindex(pd.MultiIndex.from_frame(rows[["run", "method", "steps"]]))
+        rows = rows.assign(macs=places.to_numpy())
         pruned = rows[rows.method == "alter"]
-        for number, (variant, group) in enumerate(pruned.groupby("variant", sort=False)):
-            x = macs.reindex(pd.MultiIndex.from_frame(group[["run", "method", "steps"]])).mean()
-            points(each, [x], summary(group, ["variant"]), label=variant, linestyle="none", **look(number, variant))
         teacher = rows[rows.method == "teacher"].drop_duplicates("steps").sort_values("steps")
-        x = macs.reindex(pd.MultiIndex.from_frame(teacher[["run", "method", "steps"]])).to_numpy()
-        errors = np.abs(teacher[["low", "high"]].to_numpy(float).T - teacher.value.to_numpy(float))
-        each.errorbar(
-            x, teacher.value, errors, color=INK, marker="s", markersize=4, capsize=2, label="unpruned, fewer steps"
-        )
-        for place, steps, value in zip(x, teacher.steps, teacher.value, strict=True):
-            each.annotate(f"{steps:g}", (place, value), (3, 4), textcoords="offset points", fontsize=7, color=MUTED)
-        each.set(xlabel="GMACs an image", ylabel=LABEL)
+        _fewer_steps(each, teacher)
+        _other_ratios(each, pruned[pruned.variant.isin(RATIOS)])
+        _side_by_side(each, pruned[pruned.variant.isin(METHODS)])
+        each.set(xlabel="GMACs an image", ylabel=LABEL, xscale="log")
+        each.xaxis.set_major_formatter("{x:g}")
+        each.xaxis.set_minor_formatter("{x:g}")
         values = [*teacher.low, *teacher.high, *pruned.value]  # an interval over two seeds would flatten all else
         each.set_ylim(min(values) - 0.15 * np.ptp(values), max(values) + 0.15 * np.ptp(values))
         legend_below(each)
 
     of_quality = table[(table.name == FID) & table.method.isin(["alter", "teacher"])]
-    return each_backbone(of_quality, ax, 4.6, draw)
+    return each_backbone(of_quality[of_quality.variant.isin([*METHODS, *RATIOS])], ax, 4.6, draw)
+
+
+def _fewer_steps(ax: Axes, teacher: pd.DataFrame) -> None:
+    errors = np.abs(teacher[["low", "high"]].to_numpy(float).T - teacher.value.to_numpy(float))
+    look = {"color": INK, "marker": "s", "markersize": 4, "capsize": 2}
+    ax.errorbar(teacher.macs, teacher.value, errors, label="unpruned, fewer steps", **look)
+    for x, steps, value in zip(teacher.macs, teacher.steps, teacher.value, strict=True):
+        ax.annotate(f"{steps:g}", (x, value), (3, 4), textcoords="offset points", fontsize=7, color=MUTED)
+
+
+def _other_ratios(ax: Axes, rows: pd.DataFrame) -> None:
+    if rows.variant.nunique() > 1:
+        found = summary(rows, ["variant"]).assign(macs=rows.groupby("variant").macs.mean()).sort_values("macs")
+        points(ax, found.macs, found, color=RED, alpha=0.5, label="alter, other ratios")
+
+
+def _side_by_side(ax: Axes, rows: pd.DataFrame) -> None:
+    found, x = summary(rows, ["variant"]), rows.groupby("variant", sort=False).macs.mean()
+    equal = found["mean"][(x / x.get("alter", np.nan) - 1).abs() < 0.05].sort_values().index
+    if len(equal) > 1:
+        mean, ranks = x[equal].mean(), np.arange(len(equal)) - (len(equal) - 1) / 2
+        x[equal] = mean * (1 + SIDE_BY_SIDE) ** ranks
+        label = f"pruned, all at {mean:.2g} GMACs, side by side"
+        ax.axvspan(*x[equal].iloc[[0, -1]], color=FAINT, alpha=0.6, label=label)
+    for number, variant in enumerate(found.index):
+        points(ax, [x[variant]], found.loc[[variant]], label=variant, linestyle="none", **look(number, variant))
 
 
 @styled
 def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """What stands at one place of `fid_against_macs`, drawn apart: FID-AlexNet of each variant at STEPS steps, best on
-    top, every seed a faint point; dashed: the unpruned teacher by its steps."""
+    """The methods of `fid_against_macs` and the plans of others, drawn apart: FID-AlexNet at STEPS steps, best on top,
+    every seed a faint point; dashed: the unpruned teacher by its steps."""
     teachers = table[(table.name == FID) & (table.method == "teacher")].drop_duplicates(["backbone", "steps"])
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -133,6 +163,7 @@ def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndar
         each.set_yticklabels([f"{variant} ({found.seeds[variant]} seeds)" for variant in found.index])
 
     rows = of_runs(table)
+    rows = rows[rows.variant.isin([*METHODS, *COMPARISONS["plans"].rows])]
     return each_backbone(rows, ax, 1.2 + 0.26 * rows.variant.nunique(), draw)
 
 

@@ -8,7 +8,16 @@ from matplotlib.colors import to_hex
 
 from alter_lib import plots
 from alter_lib.ablation_study import Study
-from alter_lib.ablation_study.summary import differences, distillation, facts, finished, interval, of_runs, summary
+from alter_lib.ablation_study.summary import (
+    differences,
+    distillation,
+    facts,
+    finished,
+    interval,
+    noise_or_detail,
+    of_runs,
+    summary,
+)
 from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
 from alter_lib.params import ROOT, ParamsError, load_params, parse_overrides
 from alter_lib.plots.style import RED
@@ -261,6 +270,16 @@ def test_distillation_errors_are_means_over_seeds_in_the_middle_of_their_interva
     np.testing.assert_allclose(before.get_xydata(), [[249.5, 1.5], [749.5, 0.5]])
     np.testing.assert_allclose(after.get_xydata(), [[249.5, 0.1], [749.5, 0.6]])
     assert before.get_linestyle() == "--" and after.get_label() == "static"
+
+
+def test_capacity_is_told_by_timestep_and_by_half() -> None:
+    frames = [errors_of(f"tiny_sd-alter-s{seed}", [1.0, 0.5], [0.1, 0.1]) for seed in (0, 1)]
+    frames = [frame.assign(macs_ratio=[0.6 - 0.1 * seed, 0.7]) for seed, frame in enumerate(frames)]
+    found = noise_or_detail(pd.concat(frames)).loc[("tiny_sd", "alter")]
+    half = 12.7062 * 0.05  # t of one degree of freedom, standard error of 0.1 and 0.2
+    np.testing.assert_allclose(found.to_numpy(float), [0.15, 0.15 - half, 0.15 + half, 2], rtol=1e-5)
+    (ax,) = plots.capacity(pd.concat(frames))
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_xydata(), [[249.5, 0.55], [749.5, 0.7]])
 
 
 def test_the_table_of_distillation_errors_is_the_committed_one_or_empty(tmp_path) -> None:

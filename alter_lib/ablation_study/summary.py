@@ -75,6 +75,14 @@ def differences(rows: pd.DataFrame, by: Sequence[str] = BY, against: str = ALTER
     return summary(paired[paired.variant != against], by)
 
 
+def noise_or_detail(errors: pd.DataFrame) -> pd.DataFrame:
+    """When a plan spends its MACs: `summary` of their ratio in the noisy half (t >= T / 2, where sampling begins) less
+    that in the other half, a value a run. Above zero: early in sampling. errors: of `distillation`."""
+    noisy = errors.first_timestep >= (errors.last_timestep.max() + 1) / 2
+    halves = errors.assign(noisy=noisy).groupby([*BY, "training_seed", "noisy"], sort=False).macs_ratio.mean().unstack()
+    return summary((halves[True] - halves[False]).rename("value").reset_index())
+
+
 def facts(table: pd.DataFrame) -> pd.DataFrame:
     """What the plans of each variant are like, means over seeds: active MACs, experts in use, switches of the expert
     over all timesteps (Fig. 4b: flicker or intervals), and the hours that training and evaluation took."""

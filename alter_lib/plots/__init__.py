@@ -5,6 +5,7 @@ from .ablations import (
     EXPERTS,
     RATIOS,
     by_variant,
+    capacity,
     distillation_errors,
     fid_against_macs,
     learning_curves,
@@ -22,7 +23,7 @@ from .style import Saved, png, save
 from .training import loss_comparison, throughput, training_curves
 
 __all__ = [
-    "EXPERTS", "RATIOS", "Saved", "by_variant", "call_seconds", "dashboard", "distillation_errors",
+    "EXPERTS", "RATIOS", "Saved", "by_variant", "call_seconds", "capacity", "dashboard", "distillation_errors",
     "estimator_gradients", "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows", "latency_bars",
     "layer_macs", "learning_curves", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution",
     "masks", "ordering", "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials",

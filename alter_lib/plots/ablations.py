@@ -17,6 +17,7 @@ RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ra
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
+TEMPORAL = ("alter", "two_stage", "manual", "inputs_per_expert", "greedy_intervals")  # may spend more at some timesteps
 SIDE_BY_SIDE = 0.028  # of their MACs, between points that would lie on each other
 
 
@@ -219,3 +220,22 @@ def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -
         legend_below(each)
 
     return each_backbone(table, ax, 4.2, draw)
+
+
+@styled
+def capacity(table: pd.DataFrame, variants: Sequence[str] = TEMPORAL, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """When each plan spends its MACs: their share by timestep, means over seeds with intervals; every seed faint.
+    Sampling runs from right to left. table: of `alter_lib.ablation_study.distillation`."""
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
+            style, found = look(number, variant), summary(group, ["middle"]).sort_index()
+            for _, run in group.groupby("training_seed"):
+                each.plot(run.middle, run.value, color=style["color"], alpha=0.2, linewidth=0.8)
+            points(each, found.index, found, label=variant, **style)
+        each.set(xlabel="timestep", ylabel="share of the total MACs", ylim=(0, 1))
+        legend_below(each)
+
+    middle = (table.first_timestep + table.last_timestep) / 2
+    rows = table.assign(middle=middle, value=table.macs_ratio)
+    return each_backbone(rows[rows.variant.isin(variants)], ax, 3.4, draw)

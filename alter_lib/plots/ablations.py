@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 
-from ..ablation_study.summary import FID, STEPS, differences, of_runs, summary
+from ..ablation_study.summary import ALTER, FID, STEPS, differences, of_runs, summary
 from ..ablation_study.tables import COMPARISONS
 from .style import BLUE, FAINT, INK, MUTED, PALETTE, RED, panels, styled
 
@@ -17,7 +18,8 @@ RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ra
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
-TEMPORAL = ("alter", "two_stage", "manual", "inputs_per_expert", "greedy_intervals")  # may spend more at some timesteps
+VARIANTS = list(dict.fromkeys([*METHODS, *(row for comparison in COMPARISONS.values() for row in comparison.rows)]))
+TEMPORAL = ("alter", "two_stage", "manual", "greedy_intervals")  # may spend more at some timesteps
 SIDE_BY_SIDE = 0.028  # of their MACs, between points that would lie on each other
 
 
@@ -50,14 +52,23 @@ def points(ax: Axes, x: Sequence[float], found: pd.DataFrame, **look: object) ->
 
 def legend_below(ax: Axes) -> None:
     """A dozen variants leave no room inside."""
-    ax.legend(fontsize=6, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    columns = 4 if len(ax.figure.axes) == 1 else 2
+    ax.legend(fontsize=6, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
-def look(number: int, variant: str) -> dict[str, object]:
-    """Colour and marker of the `number`-th variant; ALTER's are its own, on top of the others."""
+def look(variant: str) -> dict[str, object]:
+    """Colour and marker of a variant, the same in each figure; ALTER's are its own, on top of the others."""
     if variant == "alter":
         return {"color": RED, "marker": "*", "markersize": 9, "zorder": 3}
+    number = VARIANTS.index(variant)
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def log_axis(axis: Axis) -> None:
+    """Figures on a logarithmic axis, written out."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
 
 
 @styled
@@ -104,11 +115,11 @@ def fid_against_macs(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
         _fewer_steps(each, teacher)
         _other_ratios(each, pruned[pruned.variant.isin(RATIOS)])
         _side_by_side(each, pruned[pruned.variant.isin(METHODS)])
-        each.set(xlabel="GMACs an image", ylabel=LABEL, xscale="log")
-        each.xaxis.set_major_formatter("{x:g}")
-        each.xaxis.set_minor_formatter("{x:g}")
+        each.set(xlabel="GMACs an image", ylabel=LABEL)
+        log_axis(each.xaxis)
+        log_axis(each.yaxis)
         values = [*teacher.low, *teacher.high, *pruned.value]  # an interval over two seeds would flatten all else
-        each.set_ylim(min(values) - 0.15 * np.ptp(values), max(values) + 0.15 * np.ptp(values))
+        each.set_ylim(min(values) / 1.05, max(values) * 1.05)
         legend_below(each)
 
     of_quality = table[(table.name == FID) & table.method.isin(["alter", "teacher"])]
@@ -117,8 +128,8 @@ def fid_against_macs(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
 
 def _fewer_steps(ax: Axes, teacher: pd.DataFrame) -> None:
     errors = np.abs(teacher[["low", "high"]].to_numpy(float).T - teacher.value.to_numpy(float))
-    look = {"color": INK, "marker": "s", "markersize": 4, "capsize": 2}
-    ax.errorbar(teacher.macs, teacher.value, errors, label="unpruned, fewer steps", **look)
+    ax.errorbar(teacher.macs, teacher.value, errors, color=INK, marker="s", markersize=4, capsize=2,
+                label="unpruned, fewer steps")  # fmt: skip
     for x, steps, value in zip(teacher.macs, teacher.steps, teacher.value, strict=True):
         ax.annotate(f"{steps:g}", (x, value), (3, 4), textcoords="offset points", fontsize=7, color=MUTED)
 
@@ -137,8 +148,8 @@ def _side_by_side(ax: Axes, rows: pd.DataFrame) -> None:
         x[equal] = mean * (1 + SIDE_BY_SIDE) ** ranks
         label = f"pruned, all at {mean:.2g} GMACs, side by side"
         ax.axvspan(*x[equal].iloc[[0, -1]], color=FAINT, alpha=0.6, label=label)
-    for number, variant in enumerate(found.index):
-        points(ax, [x[variant]], found.loc[[variant]], label=variant, linestyle="none", **look(number, variant))
+    for variant in found.index:
+        points(ax, [x[variant]], found.loc[[variant]], label=variant, linestyle="none", **look(variant))
 
 
 @styled
@@ -154,12 +165,15 @@ def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndar
             each.plot(single, [row] * len(single), ".", color=BLUE, alpha=0.3)
         each.errorbar(found["mean"], range(len(found)), xerr=half_widths(found), color=BLUE, marker="o", markersize=5,
                       capsize=3, linestyle="none")  # fmt: skip
-        own = teachers[teachers.backbone == rows.backbone.iloc[0]]
-        for steps, value in zip(own.steps, own.value, strict=True):
+        own = teachers[teachers.backbone == rows.backbone.iloc[0]].sort_values("value")
+        for value in own.value:
             each.axvline(value, color=MUTED, linestyle="--", linewidth=0.8)
-            each.annotate(f"{steps:g}", (value, -0.9), ha="center", fontsize=7, color=MUTED)
+        apart = np.diff(np.log(own.value), prepend=-np.inf) > 0.025  # closer ones share a label
+        for value, steps in own.groupby(apart.cumsum()).agg({"value": "mean", "steps": list}).itertuples(index=False):
+            each.annotate(", ".join(f"{step:g}" for step in steps), (value, -0.9), ha="left", fontsize=7, color=MUTED)
+        log_axis(each.xaxis)
         values = [*own.value, *rows.value]
-        each.set_xlim(min(values) - 0.1 * np.ptp(values), max(values) + 0.1 * np.ptp(values))
+        each.set_xlim(min(values) / 1.05, max(values) * 1.05)
         each.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -1.5), xlabel=LABEL)
         each.set_yticklabels([f"{variant} ({found.seeds[variant]} seeds)" for variant in found.index])
 
@@ -195,10 +209,11 @@ def learning_curves(curves: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
     an N of their own."""
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
-        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
+        for variant, group in rows.groupby("variant", sort=False):
             found = summary(group, ["updates"]).sort_index()
-            points(each, found.index, found, label=variant, **look(number, variant))
-        each.set(xlabel="updates of the backbone", ylabel=LABEL, yscale="log")
+            points(each, found.index, found, label=variant, **look(variant))
+        each.set(xlabel="updates of the backbone", ylabel=LABEL)
+        log_axis(each.yaxis)
         each.set_title(f"{rows.backbone.iloc[0]}, N = {rows.n.iloc[0]:g}")
         legend_below(each)
 
@@ -211,9 +226,9 @@ def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -
     fine-tuning. table: of `alter_lib.ablation_study.distillation`."""
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
-        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
+        for variant, group in rows.groupby("variant", sort=False):
             found = group.groupby("first_timestep")[["last_timestep", "before", "after"]].mean()
-            middle, style = (found.index + found.last_timestep) / 2, look(number, variant)
+            middle, style = (found.index + found.last_timestep) / 2, look(variant)
             each.plot(middle, found.before, linestyle="--", linewidth=0.8, color=style["color"])
             each.plot(middle, found.after, label=variant, **{**style, "markersize": 4})
         each.set(xlabel="timestep", ylabel="$L_{outKD}$ (dashed: before fine-tuning)", yscale="log")
@@ -224,15 +239,18 @@ def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -
 
 @styled
 def capacity(table: pd.DataFrame, variants: Sequence[str] = TEMPORAL, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """When each plan spends its MACs: their share by timestep, means over seeds with intervals; every seed faint.
-    Sampling runs from right to left. table: of `alter_lib.ablation_study.distillation`."""
+    """When each plan spends its MACs: their share by timestep, means over seeds, ALTER's with intervals; every seed
+    faint. Sampling runs from right to left. table: of `alter_lib.ablation_study.distillation`."""
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
-        for number, (variant, group) in enumerate(rows.groupby("variant", sort=False)):
-            style, found = look(number, variant), summary(group, ["middle"]).sort_index()
+        for variant, group in rows.groupby("variant", sort=False):
+            style, found = look(variant), summary(group, ["middle"]).sort_index()
             for _, run in group.groupby("training_seed"):
                 each.plot(run.middle, run.value, color=style["color"], alpha=0.2, linewidth=0.8)
-            points(each, found.index, found, label=variant, **style)
+            if variant == ALTER:
+                points(each, found.index, found, label=variant, **style)
+            else:
+                each.plot(found.index, found["mean"], label=variant, **style)
         each.set(xlabel="timestep", ylabel="share of the total MACs", ylim=(0, 1))
         legend_below(each)
 

@@ -18,7 +18,7 @@ def main() -> int:
 
     def work() -> None:
         for row in Study.load(options.study).left():
-            print("{group:<10} {backbone:<10} {finished:>3} of {runs:>3}  {command for the rest}".format_map(row))
+            print("{group:<14} {backbone:<10} {finished:>3} of {runs:>3}  {command for the rest}".format_map(row))
 
     return exit_code(work, options.debug)
 

@@ -288,6 +288,7 @@ def test_the_table_of_distillation_errors_is_the_committed_one_or_empty(tmp_path
     assert nothing.empty and {"before", "after", "backbone"} <= set(nothing)
     errors_of("tiny_sd-static-s0", [1.0, 0.5], [0.1, 0.2]).to_csv(tmp_path / "distillation.csv", index=False)
     assert distillation(study).after.tolist() == [0.1, 0.2]
+    assert noise_or_detail(nothing).empty and "no finished run" in plots.capacity(nothing)[0].get_title(loc="left")
     assert "no finished run" in plots.distillation_errors(nothing)[0].get_title(loc="left")
 
 

@@ -80,6 +80,7 @@ def noise_or_detail(errors: pd.DataFrame) -> pd.DataFrame:
     that in the other half, a value a run. Above zero: early in sampling. errors: of `distillation`."""
     noisy = errors.first_timestep >= (errors.last_timestep.max() + 1) / 2
     halves = errors.assign(noisy=noisy).groupby([*BY, "training_seed", "noisy"], sort=False).macs_ratio.mean().unstack()
+    halves = halves.reindex(columns=[True, False])  # no run: no columns
     return summary((halves[True] - halves[False]).rename("value").reset_index())
 
 

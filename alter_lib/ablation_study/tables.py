@@ -49,7 +49,7 @@ COMPARISONS = {
     "longer": unprinted("Four times the updates: too little training?",
         "alter", "longer_alter", "static", "longer_static", "sensitivity", "longer_sensitivity",
         "sensitivity_intervals", "longer_sensitivity_intervals"),
-    "learning_rates": unprinted("A third of the backbone's learning rate (alter's own: the first row), and other rates",
+    "learning_rates": unprinted("Learning rates: the study's (alter), a third of the backbone's, others",
         "alter", "alter_lr_third", "static_lr_third", "manual_lr_third", "two_stage_lr_third", "sensitivity_lr_third",
         "alter_lr_tenth", "alter_router_lr_third", "alter_router_lr_triple"),
     "routing": unprinted("Routing: flicker against ten intervals",

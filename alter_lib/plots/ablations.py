@@ -154,8 +154,8 @@ def _side_by_side(ax: Axes, rows: pd.DataFrame) -> None:
 
 @styled
 def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """The methods of `fid_against_macs` and the plans of others, drawn apart: FID-AlexNet at STEPS steps, best on top,
-    every seed a faint point; dashed: the unpruned teacher by its steps."""
+    """The methods of `fid_against_macs` and runs under the plans of others, drawn apart: FID-AlexNet at STEPS steps,
+    best on top, every seed a faint point; dashed: the unpruned teacher by its steps."""
     teachers = table[(table.name == FID) & (table.method == "teacher")].drop_duplicates(["backbone", "steps"])
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 python -m alter_lib.collect runs/ablations --out results/ablations/table.csv      (or .parquet)
 python -m alter_lib.collect runs/ablations --out table.csv --curves curves.csv    (and the learning curves)
+    ... --layers layers.csv                                     (and how often each prunable layer runs)
     ... --keep                                                   (the rows of other runs that the files have stay)
 """
 
@@ -71,6 +72,19 @@ def collect(folder: Path, file: str = "metrics.json") -> tuple[pd.DataFrame, lis
     return table[[*first, *(column for column in table if column not in first)]], left_out
 
 
+def kept_layers(folder: Path) -> pd.DataFrame:
+    """A row a prunable layer of each evaluated run in `folder`, in execution order: its macs as a share of all, and
+    `kept`, the share of the T timesteps at which it runs."""
+    frames = []
+    for run in sorted(path.parent for path in folder.glob("*/metrics.json") if (path.parent / "alter").is_dir()):
+        facts, plan = run_facts(run), ExpertPlan.load(run / "alter")
+        of_run = {name: facts[name] for name in ("run", "backbone", "variant", "training_seed", "achieved_ratio")}
+        kept = plan.masks[plan.routing].double().mean(0).tolist()
+        macs = [each / plan.cost.total for each in plan.cost.layers]
+        frames.append(pd.DataFrame({**of_run, "layer": plan.layer_names, "macs": macs, "kept": kept}))
+    return pd.concat(frames, ignore_index=True)
+
+
 def merged(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """`table`, before it the rows that the file `path` has of other runs. Without the file, `table`."""
     if not path.is_file():
@@ -91,6 +105,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="a folder of runs")
     parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.parquet")
     parser.add_argument("--curves", type=Path, help="likewise, for the learning curves")
+    parser.add_argument("--layers", type=Path, help="likewise, for the layers that each plan keeps")
     parser.add_argument("--keep", action="store_true", help="keep the rows of other runs that the files have")
     options = parser.parse_args()
 
@@ -104,6 +119,10 @@ def main() -> int:
             curves = merge(collect(options.folder, "curve.json")[0], options.curves)
             write_table(curves, options.curves)
             print(f"{curves['run'].nunique()} learning curves in {options.curves}")
+        if options.layers:
+            layers = merge(kept_layers(options.folder), options.layers)
+            write_table(layers, options.layers)
+            print(f"the layers of {layers['run'].nunique()} plans in {options.layers}")
 
     return exit_code(work, options.debug)
 

@@ -14,6 +14,8 @@ from alter_lib.ablation_study.summary import (
     facts,
     finished,
     interval,
+    kept_by_stage,
+    layers,
     noise_or_detail,
     of_runs,
     summary,
@@ -290,6 +292,42 @@ def test_the_table_of_distillation_errors_is_the_committed_one_or_empty(tmp_path
     assert distillation(study).after.tolist() == [0.1, 0.2]
     assert noise_or_detail(nothing).empty and "no finished run" in plots.capacity(nothing)[0].get_title(loc="left")
     assert "no finished run" in plots.distillation_errors(nothing)[0].get_title(loc="left")
+
+
+def layers_of(run: str, kept: list[float]) -> pd.DataFrame:
+    backbone, variant, _ = run.split("-")
+    names = ["up_blocks.2.resnets.1", "up_blocks.2.attentions.1", "up_blocks.3.attentions.0"]
+    facts = {"run": run, "backbone": backbone, "variant": variant}
+    return pd.DataFrame({"layer": names, "macs": [0.1, 0.3, 0.2], "kept": kept}).assign(**facts)
+
+
+def test_the_layers_of_the_best_run_stand_on_top_and_stages_are_weighed_by_macs(table: pd.DataFrame) -> None:
+    runs = {
+        "tiny_sd-manual-s0": [1.0, 0.0, 1.0],
+        "tiny_sd-alter-s1": [0.0, 0.5, 1.0],
+        "tiny_sd-alter-s0": [1.0, 1.0, 0.0],
+    }
+    kept = pd.concat([layers_of(run, shares) for run, shares in runs.items()])
+    other = [layers_of("tiny_sd-plan_of_alter-s0", [1, 1, 1]), layers_of("tiny_sd-ratio_50-s0", [0, 0, 1])]
+    more = pd.DataFrame([row(each.variant[0], 0, "fid_alexnet", 4.0) for each in other])
+    (ax,) = plots.kept_layers(pd.concat([kept, *other]), pd.concat([table, more]))
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "alter-s0  5.00",
+        "alter-s1  6.00",
+        "manual-s0  9.00",
+    ]
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[1, 1, 0], [0, 0.5, 1], [1, 0, 1]])
+    found = kept_by_stage(kept)  # (0.1 + 0.3 + 0 + 0.15) / 0.8
+    assert found.loc["alter"].tolist() == pytest.approx([0.6875, 0.5]) and list(found) == ["up_blocks.2", "up_blocks.3"]
+    assert kept_by_stage(kept, "run").loc["tiny_sd-manual-s0"].tolist() == pytest.approx([0.25, 1.0])
+
+
+def test_without_a_table_of_layers_the_figure_says_so(table: pd.DataFrame, tmp_path) -> None:
+    nothing = layers(Study(str(tmp_path), str(tmp_path), STUDY.runs))
+    assert kept_by_stage(nothing).empty
+    assert "no finished run" in plots.kept_layers(nothing, table)[0].get_title(loc="left")
+    layers_of("tiny_sd-alter-s0", [1, 1, 0]).to_csv(tmp_path / "layers.csv", index=False)
+    assert len(layers(Study(str(tmp_path), str(tmp_path), STUDY.runs))) == 3
 
 
 def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:

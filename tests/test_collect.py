@@ -14,7 +14,7 @@ from tiny_sd_pipeline import tiny_pipeline
 
 from alter_lib import ExpertPlan, load_backbone, load_params
 from alter_lib.ablation_study import Study
-from alter_lib.collect import collect, merged, write_table
+from alter_lib.collect import collect, kept_layers, merged, write_table
 from alter_lib.params import ROOT
 
 
@@ -56,6 +56,13 @@ def test_the_curves_are_a_table_of_their_own(runs, tmp_path):
     one = curves[curves.training_seed == 1]
     assert one.updates.tolist() == [150, 600] and one.value.tolist() == [8.5, 8.5]
     assert set(table.updates) == {600} and set(curves.n) == {256}  # of the table: those of the whole training
+
+
+def test_a_row_a_layer_tells_at_how_many_timesteps_it_runs(runs):
+    found = kept_layers(runs)
+    one, plan = found[found.run == "tiny_sd-no_kd-s0"], ExpertPlan.load(runs / "tiny_sd-no_kd-s0" / "alter")
+    assert one.layer.tolist() == list(plan.layer_names) and (one.kept == 1).all()  # its ratio is 1
+    assert found.run.nunique() == 2 and one.macs.sum() == pytest.approx(1 - plan.cost.fixed / plan.cost.total)
 
 
 def test_a_row_a_figure_with_the_facts_of_its_run(runs):

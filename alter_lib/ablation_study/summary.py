@@ -46,6 +46,23 @@ def distillation(study: Study) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else empty
 
 
+def layers(study: Study) -> pd.DataFrame:
+    """The committed table of the layers that each plan keeps (`alter_lib.collect --layers`), or no rows."""
+    path = resolve(study.results) / "layers.csv"
+    columns = {"run": str, "backbone": str, "variant": str, "layer": str, "macs": float, "kept": float}
+    empty = pd.DataFrame({column: pd.Series(dtype=kind) for column, kind in columns.items()})
+    return pd.read_csv(path) if path.is_file() else empty
+
+
+def kept_by_stage(layers: pd.DataFrame, by: str = "variant") -> pd.DataFrame:
+    """Share of the MACs of each stage's prunable layers that is kept: a row a variant (mean over seeds) or `by`, a
+    column a stage (`up_blocks.3`: the first two parts of a module path) in execution order."""
+    stage = layers.layer.str.split(".").str[:2].str.join(".")
+    parts = layers.assign(stage=stage, kept=layers.kept * layers.macs).groupby([by, "stage"], sort=False)
+    sums = parts[["kept", "macs"]].sum()
+    return (sums.kept / sums.macs).unstack().reindex(columns=list(dict.fromkeys(stage)))
+
+
 def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:
     """The rows of one figure of the pruned pipelines at STEPS steps, one a run."""
     return table[(table.name == name) & (table.method == ALTER) & (table.steps == STEPS)]

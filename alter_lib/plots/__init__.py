@@ -8,6 +8,7 @@ from .ablations import (
     capacity,
     distillation_errors,
     fid_against_macs,
+    kept_layers,
     learning_curves,
     ordering,
     trend,
@@ -24,9 +25,9 @@ from .training import loss_comparison, throughput, training_curves
 
 __all__ = [
     "EXPERTS", "RATIOS", "Saved", "by_variant", "call_seconds", "capacity", "dashboard", "distillation_errors",
-    "estimator_gradients", "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows", "latency_bars",
-    "layer_macs", "learning_curves", "loss_comparison", "macs_per_timestep", "mask_distances", "mask_evolution",
-    "masks", "ordering", "overview", "plan_pair", "png", "quality_against_macs", "quality_front", "ratio_trials",
-    "routing", "routing_evolution", "sampling_constants", "save", "side_by_side", "speedup_panels", "speedups",
-    "throughput", "training_curves", "trend",
+    "estimator_gradients", "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows",
+    "kept_layers", "latency_bars", "layer_macs", "learning_curves", "loss_comparison", "macs_per_timestep",
+    "mask_distances", "mask_evolution", "masks", "ordering", "overview", "plan_pair", "png", "quality_against_macs",
+    "quality_front", "ratio_trials", "routing", "routing_evolution", "sampling_constants", "save", "side_by_side",
+    "speedup_panels", "speedups", "throughput", "training_curves", "trend",
 ]  # fmt: skip

@@ -257,3 +257,29 @@ def capacity(table: pd.DataFrame, variants: Sequence[str] = TEMPORAL, ax: Sequen
     middle = (table.first_timestep + table.last_timestep) / 2
     rows = table.assign(middle=middle, value=table.macs_ratio)
     return each_backbone(rows[rows.variant.isin(variants)], ax, 3.4, draw)
+
+
+@styled
+def kept_layers(layers: pd.DataFrame, table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
+    """Which layers does a good plan keep? A row a run at ALTER's budget, best FID-AlexNet on top, a column a prunable
+    layer in execution order; dark: it runs at all timesteps. Runs with another budget or under the plan of another one
+    are left out. layers: of `alter_lib.collect --layers`."""
+    fid = of_runs(table).set_index("run").value
+
+    def draw(each: Axes, rows: pd.DataFrame) -> None:
+        shares = rows.pivot_table(index="run", columns="layer", values="kept", sort=False)
+        shares = shares.loc[fid[shares.index].sort_values().index]
+        each.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        each.set_yticks(
+            range(len(shares)), [f"{run.split('-', 1)[1]}  {fid[run]:.2f}" for run in shares.index], fontsize=5
+        )
+        each.set_xticks(range(len(shares.columns)), shares.columns, rotation=90, fontsize=5)
+        each.set(ylabel=f"run and {LABEL}")
+
+    apart = layers.variant.isin([*RATIOS, "unpruned", "stop_at_t_end"]) | layers.run.str.contains("-plan_of_")
+    rows = layers[layers.run.isin(fid.index) & (~apart | (layers.variant == ALTER))]
+    most = rows.groupby("backbone").run.nunique().max() if len(rows) else 0
+    ax = each_backbone(rows, ax, 2.2 + 0.11 * most, draw)
+    for each in ax:
+        each.grid(False)
+    return ax

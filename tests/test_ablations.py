@@ -22,6 +22,7 @@ from alter_lib.ablation_study.summary import (
 )
 from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
 from alter_lib.params import ROOT, ParamsError, load_params, parse_overrides
+from alter_lib.plots.ablations import look
 from alter_lib.plots.style import RED
 
 STUDY = Study.load()
@@ -272,6 +273,14 @@ def test_distillation_errors_are_means_over_seeds_in_the_middle_of_their_interva
     np.testing.assert_allclose(before.get_xydata(), [[249.5, 1.5], [749.5, 0.5]])
     np.testing.assert_allclose(after.get_xydata(), [[249.5, 0.1], [749.5, 0.6]])
     assert before.get_linestyle() == "--" and after.get_label() == "static"
+
+
+def test_every_variant_of_the_study_can_be_drawn_and_the_figure_of_errors_has_the_methods() -> None:
+    frames = [errors_of(f"tiny_sd-{variant}-s0", [1.0, 0.5], [0.1, 0.2]) for variant in {r.variant for r in STUDY.runs}]
+    (ax,) = plots.distillation_errors(pd.concat(frames))
+    drawn_ones = {line.get_label() for line in ax.get_lines()[1::2]}
+    assert {"alter", "greedy"} <= drawn_ones and not {"experts_2", "ratio_50", "hard_masks"} & drawn_ones
+    assert all(look(run.variant)["color"] for run in STUDY.runs)
 
 
 def test_capacity_is_told_by_timestep_and_by_half() -> None:

@@ -18,7 +18,8 @@ RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ra
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
-VARIANTS = list(dict.fromkeys([*METHODS, *(row for comparison in COMPARISONS.values() for row in comparison.rows)]))
+COMPARED = (row for comparison in COMPARISONS.values() for row in comparison.rows)
+VARIANTS = list(dict.fromkeys([*METHODS, *COMPARED, *EXPERTS, *RATIOS]))
 TEMPORAL = ("alter", "two_stage", "manual", "greedy_intervals")  # may spend more at some timesteps
 SIDE_BY_SIDE = 0.028  # of their MACs, between points that would lie on each other
 
@@ -222,7 +223,7 @@ def learning_curves(curves: pd.DataFrame, ax: Sequence[Axes] | None = None) -> n
 
 @styled
 def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """L_outKD of each variant's plan by timestep, means over seeds: dashed with the teacher's own weights, solid after
+    """L_outKD of each method's plan by timestep, means over seeds: dashed with the teacher's own weights, solid after
     fine-tuning. table: of `alter_lib.ablation_study.distillation`."""
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -234,7 +235,7 @@ def distillation_errors(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -
         each.set(xlabel="timestep", ylabel="$L_{outKD}$ (dashed: before fine-tuning)", yscale="log")
         legend_below(each)
 
-    return each_backbone(table, ax, 4.2, draw)
+    return each_backbone(table[table.variant.isin(METHODS)], ax, 4.2, draw)
 
 
 @styled

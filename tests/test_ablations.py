@@ -305,7 +305,7 @@ def test_the_table_of_distillation_errors_is_the_committed_one_or_empty(tmp_path
 
 def layers_of(run: str, kept: list[float]) -> pd.DataFrame:
     backbone, variant, _ = run.split("-")
-    names = ["up_blocks.2.resnets.1", "up_blocks.2.attentions.1", "up_blocks.3.attentions.0"]
+    names = ["up_blocks.2.resnets.1", "up_blocks.2.attentions.1", "mid_block.attentions.0"]
     facts = {"run": run, "backbone": backbone, "variant": variant}
     return pd.DataFrame({"layer": names, "macs": [0.1, 0.3, 0.2], "kept": kept}).assign(**facts)
 
@@ -327,7 +327,7 @@ def test_the_layers_of_the_best_run_stand_on_top_and_stages_are_weighed_by_macs(
     ]
     np.testing.assert_array_equal(ax.images[0].get_array(), [[1, 1, 0], [0, 0.5, 1], [1, 0, 1]])
     found = kept_by_stage(kept)  # (0.1 + 0.3 + 0 + 0.15) / 0.8
-    assert found.loc["alter"].tolist() == pytest.approx([0.6875, 0.5]) and list(found) == ["up_blocks.2", "up_blocks.3"]
+    assert found.loc["alter"].tolist() == pytest.approx([0.6875, 0.5]) and list(found) == ["up.2", "mid"]
     assert kept_by_stage(kept, "run").loc["tiny_sd-manual-s0"].tolist() == pytest.approx([0.25, 1.0])
 
 

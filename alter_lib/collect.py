@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ def collect(folder: Path, file: str = "metrics.json") -> tuple[pd.DataFrame, lis
     return table[[*first, *(column for column in table if column not in first)]], left_out
 
 
-def kept_layers(folder: Path) -> pd.DataFrame:
-    """A row a prunable layer of each evaluated run in `folder`, in execution order: its macs as a share of all, and
-    `kept`, the share of the T timesteps at which it runs."""
+def kept_layers(runs: Iterable[Path]) -> pd.DataFrame:
+    """A row a prunable layer of each run folder, in execution order: its macs as a share of all, and `kept`, the share
+    of the T timesteps at which it runs."""
     frames = []
-    for run in sorted(path.parent for path in folder.glob("*/metrics.json") if (path.parent / "alter").is_dir()):
+    for run in runs:
         facts, plan = run_facts(run), ExpertPlan.load(run / "alter")
         of_run = {name: facts[name] for name in ("run", "backbone", "variant", "training_seed", "achieved_ratio")}
         kept = plan.masks[plan.routing].double().mean(0).tolist()
@@ -112,6 +113,7 @@ def main() -> int:
     def work() -> None:
         merge = merged if options.keep else lambda table, _: table
         table, left_out = collect(options.folder)
+        runs = [options.folder / name for name in table.run.unique()]
         table = merge(table, options.out)
         write_table(table, options.out)
         print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
@@ -120,7 +122,7 @@ def main() -> int:
             write_table(curves, options.curves)
             print(f"{curves['run'].nunique()} learning curves in {options.curves}")
         if options.layers:
-            layers = merge(kept_layers(options.folder), options.layers)
+            layers = merge(kept_layers(runs), options.layers)
             write_table(layers, options.layers)
             print(f"the layers of {layers['run'].nunique()} plans in {options.layers}")
 

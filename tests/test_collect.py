@@ -46,20 +46,24 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_curves_are_a_table_of_their_own(runs, tmp_path):
+def test_the_curves_and_the_layers_are_tables_of_their_own(runs, tmp_path):
     command = [sys.executable, "-m", "alter_lib.collect", str(runs), "--out", str(tmp_path / "table.csv")]
     done = subprocess.run(
-        [*command, "--curves", str(tmp_path / "curves.csv")], capture_output=True, text=True, cwd=ROOT
+        [*command, "--curves", str(tmp_path / "curves.csv"), "--layers", str(tmp_path / "layers.csv")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     curves, table = pd.read_csv(tmp_path / "curves.csv"), pd.read_csv(tmp_path / "table.csv")
+    assert set(pd.read_csv(tmp_path / "layers.csv").run) == set(table.run)  # not of the run that has no figures
     one = curves[curves.training_seed == 1]
     assert one.updates.tolist() == [150, 600] and one.value.tolist() == [8.5, 8.5]
     assert set(table.updates) == {600} and set(curves.n) == {256}  # of the table: those of the whole training
 
 
 def test_a_row_a_layer_tells_at_how_many_timesteps_it_runs(runs):
-    found = kept_layers(runs)
+    found = kept_layers(runs / f"tiny_sd-no_kd-s{seed}" for seed in (0, 1))
     one, plan = found[found.run == "tiny_sd-no_kd-s0"], ExpertPlan.load(runs / "tiny_sd-no_kd-s0" / "alter")
     assert one.layer.tolist() == list(plan.layer_names) and (one.kept == 1).all()  # its ratio is 1
     assert found.run.nunique() == 2 and one.macs.sum() == pytest.approx(1 - plan.cost.fixed / plan.cost.total)

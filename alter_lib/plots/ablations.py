@@ -18,7 +18,7 @@ RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ra
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
-COMPARED = (row for comparison in COMPARISONS.values() for row in comparison.rows)
+COMPARED = [row for comparison in COMPARISONS.values() for row in comparison.rows]
 VARIANTS = list(dict.fromkeys([*METHODS, *COMPARED, *EXPERTS, *RATIOS]))
 TEMPORAL = ("alter", "two_stage", "manual", "greedy_intervals")  # may spend more at some timesteps
 SIDE_BY_SIDE = 0.028  # of their MACs, between points that would lie on each other
@@ -277,8 +277,8 @@ def kept_layers(layers: pd.DataFrame, table: pd.DataFrame, ax: Sequence[Axes] | 
         each.set_xticks(range(len(shares.columns)), shares.columns, rotation=90, fontsize=5)
         each.set(ylabel=f"run and {LABEL}")
 
-    apart = layers.variant.isin([*RATIOS, "unpruned", "stop_at_t_end"]) | layers.run.str.contains("-plan_of_")
-    rows = layers[layers.run.isin(fid.index) & (~apart | (layers.variant == ALTER))]
+    apart = layers.variant.isin({*RATIOS, "unpruned", "stop_at_t_end"} - {ALTER})
+    rows = layers[layers.run.isin(fid.index) & ~apart & ~layers.variant.str.startswith("plan_of_")]
     most = rows.groupby("backbone").run.nunique().max() if len(rows) else 0
     ax = each_backbone(rows, ax, 2.2 + 0.11 * most, draw)
     for each in ax:

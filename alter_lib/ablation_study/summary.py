@@ -54,15 +54,6 @@ def layers(study: Study) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else empty
 
 
-def kept_by_stage(layers: pd.DataFrame, by: str = "variant") -> pd.DataFrame:
-    """Share of the MACs of each stage's prunable layers that is kept: a row a variant (mean over seeds) or `by`, a
-    column a stage (`mid`, `up.3`: mid_block, up_blocks.3) in execution order."""
-    stage = layers.layer.str.replace(r"^(\w+?)_blocks?(\.\d+)?.*", r"\1\2", regex=True)
-    parts = layers.assign(stage=stage, kept=layers.kept * layers.macs).groupby([by, "stage"], sort=False)
-    sums = parts[["kept", "macs"]].sum()
-    return (sums.kept / sums.macs).unstack().reindex(columns=list(dict.fromkeys(stage)))
-
-
 def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:
     """The rows of one figure of the pruned pipelines at STEPS steps, one a run."""
     return table[(table.name == name) & (table.method == ALTER) & (table.steps == STEPS)]

@@ -262,9 +262,8 @@ def capacity(table: pd.DataFrame, variants: Sequence[str] = TEMPORAL, ax: Sequen
 
 @styled
 def kept_layers(layers: pd.DataFrame, table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """Which layers does a good plan keep? A row a run at ALTER's budget, best FID-AlexNet on top, a column a prunable
-    layer in execution order; dark: it runs at all timesteps. Runs with another budget or under the plan of another one
-    are left out. layers: of `alter_lib.collect --layers`."""
+    """Which layers does a good plan keep? A row a run, best FID-AlexNet on top, a column a prunable layer in execution
+    order; dark: it runs at all timesteps. layers: of `alter_lib.collect --layers`, those that may be compared."""
     fid = of_runs(table).set_index("run").value
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -277,8 +276,7 @@ def kept_layers(layers: pd.DataFrame, table: pd.DataFrame, ax: Sequence[Axes] | 
         each.set_xticks(range(len(shares.columns)), shares.columns, rotation=90, fontsize=5)
         each.set(ylabel=f"run and {LABEL}")
 
-    apart = layers.variant.isin({*RATIOS, "unpruned", "stop_at_t_end"} - {ALTER})
-    rows = layers[layers.run.isin(fid.index) & ~apart & ~layers.variant.str.startswith("plan_of_")]
+    rows = layers[layers.run.isin(fid.index)]
     most = rows.groupby("backbone").run.nunique().max() if len(rows) else 0
     ax = each_backbone(rows, ax, 2.2 + 0.11 * most, draw)
     for each in ax:

@@ -145,6 +145,12 @@ def test_without_a_table_of_layers_the_figure_says_so(table: pd.DataFrame, tmp_p
     assert len(layers(Study(str(tmp_path), str(tmp_path), STUDY.runs))) == 3
 
 
+def test_a_backbone_at_one_place_has_no_trend(table: pd.DataFrame) -> None:
+    alone = table[table.variant == "alter"].assign(backbone="tiny_dit")
+    found = plots.trend(pd.concat([alone, table]), plots.EXPERTS, "number of experts")
+    assert [each.get_title(loc="left") + each.get_title() for each in found] == ["tiny_sd"]
+
+
 def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:
     empty = table.iloc[:0].assign(updates=pd.Series(dtype=float))
     for ax in drawn(empty, empty).values():

@@ -6,7 +6,17 @@ import pytest
 import study_tables
 
 from alter_lib.ablation_study import Study
-from alter_lib.ablation_study.summary import differences, facts, finished, interval, of_runs, summary
+from alter_lib.ablation_study.summary import (
+    differences,
+    facts,
+    finished,
+    interval,
+    of_runs,
+    ranking,
+    relative,
+    slopes,
+    summary,
+)
 from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
 
 STUDY = Study.load()
@@ -35,6 +45,31 @@ def test_seeds_that_one_of_the_two_lacks_are_left_out(table: pd.DataFrame) -> No
     assert differences(of_runs(without)).loc["tiny_sd", "static"].seeds == 2
 
 
+def test_a_trend_is_the_slope_of_each_seed_that_has_every_variant(table: pd.DataFrame) -> None:
+    """Static at 0, ALTER at 1: minus the three differences. Manual at 3 has one seed: through (0, 5.5), (1, 5), (3, 9)
+    least squares go with 6 / (42 / 9)."""
+    found = slopes(of_runs(table), {"static": 0.0, "alter": 1.0}).loc["tiny_sd"]
+    by_hand = differences(of_runs(table)).loc["tiny_sd", "static"]
+    assert found.tolist() == pytest.approx([-by_hand["mean"], -by_hand.high, -by_hand.low, 3])
+    found = slopes(of_runs(table), {"static": 0.0, "alter": 1.0, "manual": 3.0}).loc["tiny_sd"]
+    assert (found["mean"], found.seeds) == (pytest.approx(54 / 42), 1)
+    assert slopes(of_runs(table), {"static": 0.0, "experts_2": 1.0}).empty
+
+
+def test_relative_figures_are_in_units_of_the_teacher_s_at_as_many_steps(table: pd.DataFrame) -> None:
+    found = relative(table).set_index("run").value
+    assert found["tiny_sd-alter-s1"] == pytest.approx(6 / 3.2) and len(found) == sum(
+        map(len, study_tables.FIDS.values())
+    )
+
+
+def test_the_ranking_has_the_best_first_and_what_is_between_it_and_alter(table: pd.DataFrame) -> None:
+    found = ranking(table).loc["tiny_sd"]
+    assert found.index.tolist() == ["alter", "static", "manual"]
+    assert found.loc["static", ["mean", "mean less ALTER's"]].tolist() == pytest.approx([19.6 / 9.6, 1.6 / 9.6])
+    assert found.loc["alter", "mean less ALTER's":].isna().all()
+
+
 def test_facts_add_the_hours_of_all_seeds_and_average_the_rest(table: pd.DataFrame) -> None:
     found = facts(table).loc["tiny_sd", "static"]
     assert found.hours == pytest.approx(3 * 240 / 3600) and found.switches == 30
@@ -44,7 +79,7 @@ def test_finished_runs_come_from_the_runs_else_from_the_committed_table_else_fro
     study = Study(str(tmp_path / "runs"), str(tmp_path / "results"), STUDY.runs)
     nothing, source = finished(study)
     assert nothing.empty and source.startswith("nowhere") and summary(of_runs(nothing)).empty
-    assert facts(nothing).empty
+    assert facts(nothing).empty and ranking(nothing).empty and slopes(nothing, {"alter": 1.0}).empty
     (tmp_path / "results").mkdir()
     table.to_csv(tmp_path / "results" / "table.csv", index=False)
     read, source = finished(study)

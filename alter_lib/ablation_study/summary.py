@@ -4,7 +4,7 @@ Runs of one seed share batches, noise and prompts, so a difference to ALTER is t
 both falls out. Intervals are Student's t over seeds; one seed has none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,13 @@ def of_runs(table: pd.DataFrame, name: str = FID) -> pd.DataFrame:
     return table[(table.name == name) & (table.method == ALTER) & (table.steps == STEPS)]
 
 
+def relative(table: pd.DataFrame) -> pd.DataFrame:
+    """`of_runs` with FID-AlexNet in units of the unpruned teacher's at as many steps: 1 is as good as the teacher."""
+    teacher = table[(table.name == FID) & (table.method == "teacher") & (table.steps == STEPS)].set_index("run").value
+    rows = of_runs(table)
+    return rows.assign(value=rows.value / rows.run.map(teacher))
+
+
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
     """Mean of `values` [n] over seeds, its 95 % interval by Student's t (not-a-number for one seed), and n."""
     n, mean = len(values), float(np.mean(values))
@@ -81,6 +88,23 @@ def differences(rows: pd.DataFrame, by: Sequence[str] = BY, against: str = ALTER
     change = rows.value.to_numpy() - base.reindex(pd.MultiIndex.from_frame(rows[shared])).to_numpy()
     paired = rows.assign(value=change).dropna(subset="value")
     return summary(paired[paired.variant != against], by)
+
+
+def ranking(table: pd.DataFrame) -> pd.DataFrame:
+    """All variants, best first on each backbone: `summary` of `relative` figures, and their difference to ALTER's."""
+    rows = relative(table)
+    best_first = summary(rows).sort_values("mean").sort_index(level=0, sort_remaining=False, kind="stable")
+    return best_first.join(differences(rows)[["mean", "low", "high"]].add_suffix(" less ALTER's"))
+
+
+def slopes(rows: pd.DataFrame, places: Mapping[str, float]) -> pd.DataFrame:
+    """How sure is a trend? The slope of a straight line through `value` against the place of each variant, fitted seed
+    by seed, as `summary`, a row a backbone; of seeds that have every variant. places: {variant: where it stands}."""
+    rows = rows[rows.variant.isin(places)]
+    values = rows.pivot_table(index=["backbone", "training_seed"], columns="variant", values="value", sort=False)
+    values = values.reindex(columns=list(places)).dropna()
+    fits = [np.polyfit(list(places.values()), each, 1)[0] for each in values.to_numpy()]
+    return summary(pd.DataFrame({"value": fits}, index=values.index).reset_index(), ["backbone"])
 
 
 def noise_or_detail(errors: pd.DataFrame) -> pd.DataFrame:

@@ -188,7 +188,7 @@ def trend(
     table: pd.DataFrame, places: Mapping[str, float], xlabel: str, ax: Sequence[Axes] | None = None
 ) -> np.ndarray:
     """FID-AlexNet along one factor: number of experts (Fig. 4c: EXPERTS), target ratio (Table 10: RATIOS). Dashed: the
-    unpruned teacher at as many steps. places: {variant: where it stands}."""
+    unpruned teacher at as many steps. places: {variant: where it stands}; a backbone at one of them has no panel."""
     teachers = table[(table.name == FID) & (table.method == "teacher") & (table.steps == STEPS)]
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -201,7 +201,9 @@ def trend(
         each.legend()
 
     rows = of_runs(table)
-    return each_backbone(rows[rows.variant.isin(places)], ax, 2.9, draw)
+    rows = rows[rows.variant.isin(places)]
+    several = rows.groupby("backbone").variant.transform("nunique") > 1
+    return each_backbone(rows[several], ax, 2.9, draw)
 
 
 @styled
@@ -274,7 +276,7 @@ def kept_layers(layers: pd.DataFrame, table: pd.DataFrame, ax: Sequence[Axes] | 
             range(len(shares)), [f"{run.split('-', 1)[1]}  {fid[run]:.2f}" for run in shares.index], fontsize=5
         )
         each.set_xticks(range(len(shares.columns)), shares.columns, rotation=90, fontsize=5)
-        each.set(ylabel=f"run and {LABEL}")
+        each.set(ylabel=f"run and {LABEL}", ylim=(most - 0.5, -0.5))  # rows as high as the other panel's
 
     rows = layers[layers.run.isin(fid.index)]
     most = rows.groupby("backbone").run.nunique().max() if len(rows) else 0

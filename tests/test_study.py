@@ -28,7 +28,7 @@ def test_the_main_ordering_has_five_seeds_on_both_backbones_and_the_trends_three
         assert all(counts[params, variant] >= 5 for variant in ("alter", "static", "manual", "two_stage"))
     assert min(counts.values()) >= 3
     assert {run.group for run in STUDY.runs if run.params == "params/tiny_dit.yaml"} == {
-        "table_3", "baselines", "plans", "longer", "recipe"}  # fmt: skip
+        "table_3", "baselines", "plans", "longer", "ratio_weight", "recipe"}  # fmt: skip
 
 
 def test_a_variant_has_no_key_that_nobody_reads() -> None:

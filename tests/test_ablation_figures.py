@@ -151,6 +151,13 @@ def test_a_backbone_at_one_place_has_no_trend(table: pd.DataFrame) -> None:
     assert [each.get_title(loc="left") + each.get_title() for each in found] == ["tiny_sd"]
 
 
+def test_the_weights_of_the_ratio_are_a_factor_apart_and_written_out(table: pd.DataFrame) -> None:
+    table["variant"] = table.variant.replace({"static": "lambda_ratio_03", "manual": "lambda_ratio_20"})
+    (ax,) = plots.trend(table, plots.RATIO_WEIGHTS, "weight", "log")
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.3", "5", "20"]
+
+
 def test_figures_say_so_where_nothing_is_finished(table: pd.DataFrame) -> None:
     empty = table.iloc[:0].assign(updates=pd.Series(dtype=float))
     for ax in drawn(empty, empty).values():

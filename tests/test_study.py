@@ -63,7 +63,7 @@ def test_the_options_of_a_run_are_what_a_shell_and_the_params_read() -> None:
 def test_what_the_issue_asks_for_is_a_variant() -> None:
     variants = {run.variant for run in STUDY.runs}
     assert {variant for comparison in COMPARISONS.values() for variant in comparison.rows} <= variants
-    assert {*plots.EXPERTS, *plots.RATIOS} <= variants
+    assert {*plots.EXPERTS, *plots.RATIOS, *plots.RATIO_WEIGHTS} <= variants
 
 
 @pytest.mark.parametrize("variant", plots.EXPERTS)
@@ -76,6 +76,12 @@ def test_the_places_on_the_axis_of_experts_are_the_params(variant: str) -> None:
 def test_the_places_on_the_axis_of_ratios_are_the_params(variant: str) -> None:
     run = next(run for run in STUDY.runs if run.variant == variant)
     assert load_params(run.params, run.changes).loss.target_ratio == plots.RATIOS[variant]
+
+
+@pytest.mark.parametrize("variant", plots.RATIO_WEIGHTS)
+def test_the_places_on_the_axis_of_ratio_weights_are_the_params(variant: str) -> None:
+    run = next(run for run in STUDY.runs if run.variant == variant)
+    assert load_params(run.params, run.changes).loss.ratio == plots.RATIO_WEIGHTS[variant]
 
 
 def test_the_prunable_ratio_is_the_total_one_at_equal_macs() -> None:

@@ -50,7 +50,7 @@ COMPARISONS = {
         "alter", "longer_alter", "static", "longer_static", "two_stage", "longer_two_stage"),
     "learning_rates": unprinted("Learning rates: the study's (alter), a third of the backbone's, others",
         "alter", "alter_lr_third", "alter_lr_tenth", "alter_router_lr_third", "alter_router_lr_triple",
-        "static", "static_lr_third", "two_stage", "two_stage_lr_third"),
+        "static", "static_lr_third"),
     "ratio_weight": unprinted("lambda_ratio: 5 (alter and Table 3's rows), others, and 1 for each row of Table 3",
         "lambda_ratio_03", "lambda_ratio_1", "alter", "lambda_ratio_20", "static", "static_lambda_ratio_1",
         "manual", "manual_lambda_ratio_1", "two_stage", "two_stage_lambda_ratio_1"),

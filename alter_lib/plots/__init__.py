@@ -3,6 +3,7 @@ what it drew on; it never shows anything. Drawings of many panels put a subfigur
 
 from .ablations import (
     EXPERTS,
+    RATIO_WEIGHTS,
     RATIOS,
     by_variant,
     capacity,
@@ -24,10 +25,10 @@ from .style import Saved, png, save
 from .training import loss_comparison, throughput, training_curves
 
 __all__ = [
-    "EXPERTS", "RATIOS", "Saved", "by_variant", "call_seconds", "capacity", "dashboard", "distillation_errors",
-    "estimator_gradients", "expert_counts", "experts", "fid_against_macs", "image_grid", "image_rows",
-    "kept_layers", "latency_bars", "layer_macs", "learning_curves", "loss_comparison", "macs_per_timestep",
-    "mask_distances", "mask_evolution", "masks", "ordering", "overview", "plan_pair", "png", "quality_against_macs",
-    "quality_front", "ratio_trials", "routing", "routing_evolution", "sampling_constants", "save", "side_by_side",
-    "speedup_panels", "speedups", "throughput", "training_curves", "trend",
+    "EXPERTS", "RATIOS", "RATIO_WEIGHTS", "Saved", "by_variant", "call_seconds", "capacity", "dashboard",
+    "distillation_errors", "estimator_gradients", "expert_counts", "experts", "fid_against_macs", "image_grid",
+    "image_rows", "kept_layers", "latency_bars", "layer_macs", "learning_curves", "loss_comparison",
+    "macs_per_timestep", "mask_distances", "mask_evolution", "masks", "ordering", "overview", "plan_pair", "png",
+    "quality_against_macs", "quality_front", "ratio_trials", "routing", "routing_evolution", "sampling_constants",
+    "save", "side_by_side", "speedup_panels", "speedups", "throughput", "training_curves", "trend",
 ]  # fmt: skip

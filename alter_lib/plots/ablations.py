@@ -15,6 +15,7 @@ from .style import BLUE, FAINT, INK, MUTED, PALETTE, RED, panels, styled
 LABEL = "FID-AlexNet (lower is better)"
 EXPERTS = {"static": 1, "experts_2": 2, "experts_3": 3, "experts_5": 5, "alter": 10, "experts_15": 15, "experts_20": 20}
 RATIOS = {"ratio_50": 0.5, "ratio_55": 0.55, "ratio_60": 0.6, "alter": 0.65, "ratio_70": 0.7, "ratio_80": 0.8}
+RATIO_WEIGHTS = {"lambda_ratio_03": 0.3, "lambda_ratio_1": 1.0, "alter": 5.0, "lambda_ratio_20": 20.0}
 COLORS, MARKERS = [color for color in PALETTE if color != RED], "os^Dv<>"
 MAIN = ("static", "manual", "two_stage", "inputs_per_expert", "alter")
 METHODS = (*MAIN, *COMPARISONS["baselines"].rows)  # beside the choices and trends within ALTER
@@ -185,10 +186,12 @@ def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndar
 
 @styled
 def trend(
-    table: pd.DataFrame, places: Mapping[str, float], xlabel: str, ax: Sequence[Axes] | None = None
-) -> np.ndarray:
-    """FID-AlexNet along one factor: number of experts (Fig. 4c: EXPERTS), target ratio (Table 10: RATIOS). Dashed: the
-    unpruned teacher at as many steps. places: {variant: where it stands}; a backbone at one of them has no panel."""
+    table: pd.DataFrame, places: Mapping[str, float], xlabel: str, xscale: str = "linear",
+    ax: Sequence[Axes] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """FID-AlexNet along one factor: number of experts (Fig. 4c: EXPERTS), target ratio (Table 10: RATIOS), lambda_ratio
+    (RATIO_WEIGHTS). Dashed: the unpruned teacher at as many steps. places: {variant: where it stands}; a backbone at
+    one of them has no panel. xscale: as matplotlib's."""
     teachers = table[(table.name == FID) & (table.method == "teacher") & (table.steps == STEPS)]
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -197,7 +200,9 @@ def trend(
         points(each, found.place, found, color=BLUE)
         teacher = teachers[teachers.backbone == rows.backbone.iloc[0]].value
         each.axhline(teacher.mean(), color=MUTED, linestyle="--", label=f"unpruned, {STEPS} steps")
-        each.set(xlabel=xlabel, ylabel=LABEL, xticks=found.place)
+        each.set(xlabel=xlabel, ylabel=LABEL, xscale=xscale)
+        each.set_xticks([], minor=True)
+        each.set_xticks(found.place, [f"{place:g}" for place in found.place])
         each.legend()
 
     rows = of_runs(table)

@@ -9,7 +9,7 @@ from study_tables import FIDS, errors_of, layers_of
 
 from alter_lib import plots
 from alter_lib.ablation_study import Study
-from alter_lib.ablation_study.ranks import comparable, kept_by_stage, plan_measures, rank_correlations
+from alter_lib.ablation_study.ranks import changing, comparable, kept_by_stage, plan_measures, rank_correlations
 from alter_lib.ablation_study.summary import distillation, layers, noise_or_detail, of_runs
 from alter_lib.plots.ablations import look
 from alter_lib.plots.style import RED
@@ -114,17 +114,23 @@ def test_the_layers_of_the_best_run_stand_on_top_and_stages_are_weighed_by_macs(
     assert kept_by_stage(kept, "run").loc["tiny_sd-manual-s0"].tolist() == pytest.approx([0.25, 1.0])
 
 
+def test_changing_masks_are_the_share_of_the_skipped_macs_in_layers_that_also_run() -> None:
+    found = changing(pd.concat([layers_of(run, shares) for run, shares in KEPT.items()]))
+    assert found.run.tolist() == [*KEPT]
+    assert found.value.tolist() == pytest.approx([0, 0.15 / 0.25, 0])  # 0.1 is always skipped, 0.3 half of the time
+
+
 def test_ranks_are_spearmans_by_hand(table: pd.DataFrame) -> None:
     """FID 5, 6, 9: up.2 keeps 1, 0.375, 0.25, so -1. mid keeps 0, 1, 1: ranks 1, 2.5, 2.5 against 1, 2, 3 correlate
     by 1.5 / sqrt(1.5 * 2). Errors of two runs, 1.5 and 1: the worse run has the smaller one."""
     kept = pd.concat([layers_of(run, shares) for run, shares in KEPT.items()])
     errors = [errors_of("tiny_sd-alter-s0", [1, 2], [1, 1]), errors_of("tiny_sd-manual-s0", [1, 1], [2, 2])]
     measures = plan_measures(pd.concat(errors), kept, ["up.2", "mid"])
-    assert measures.loc["tiny_sd-alter-s1"].isna().tolist() == [True, True, False, False, False]
+    assert measures.loc["tiny_sd-alter-s1"].isna().tolist() == [True, True, False, False, False, False]
     found = rank_correlations(table, measures)
-    expected = [-1, 1, -1, 1.5 / 3**0.5, -1]  # the last: 0.4 / 0.6, 0.35 / 0.6, 0.3 / 0.6
+    expected = [-1, 1, -1, 1.5 / 3**0.5, -1, 0]  # both stages: 0.4 / 0.6, 0.35 / 0.6, 0.3 / 0.6; changing: 0, 0.6, 0
     np.testing.assert_allclose(found["Spearman with FID"], expected)
-    assert found.runs.tolist() == [2, 2, 3, 3, 3] and found.index[-1] == "up.2 and mid"
+    assert found.runs.tolist() == [2, 2, 3, 3, 3, 3] and [*found.index[-2:]] == ["up.2 and mid", "changing masks"]
 
 
 def test_runs_of_another_budget_or_under_the_plan_of_another_run_are_not_comparable() -> None:

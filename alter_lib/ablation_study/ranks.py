@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .study import Study
-from .summary import of_runs
+from .summary import BY, of_runs
 
 ELSEWHERE = ("table_10", "table_12", "plans", "longer")  # another budget, other updates, the plan of another run
 LAST = ("up.2", "up.3")  # of tiny_sd's decoder: its most expensive layers are there
@@ -31,13 +31,24 @@ def kept_by_stage(layers: pd.DataFrame, by: str = "variant") -> pd.DataFrame:
     return (sums.kept / sums.macs).unstack().reindex(columns=list(dict.fromkeys(stage)))
 
 
+def changing(layers: pd.DataFrame) -> pd.DataFrame:
+    """Do a plan's masks differ? Of the MACs that it skips over all timesteps, the share (`value`) of layers that are
+    skipped at some timesteps and run at others, a row a run; 0: one mask for all. layers: of `summary.layers`."""
+    skipped = layers.macs * (1 - layers.kept)
+    sums = layers.assign(value=skipped.where(layers.kept > 0, 0), skipped=skipped)
+    sums = sums.groupby(["run", *BY], sort=False)[["value", "skipped"]].sum()
+    return (sums.value / sums.skipped).rename("value").reset_index()
+
+
 def plan_measures(errors: pd.DataFrame, layers: pd.DataFrame, together: Sequence[str] = LAST) -> pd.DataFrame:
     """A row a run: mean L_outKD over the timesteps before and after fine-tuning, share of the MACs that is kept of each
-    stage and of the stages `together`. errors, layers: of `summary.distillation` and `summary.layers`."""
+    stage and of the stages `together`, and what `changing` says. errors, layers: of `summary.distillation` and
+    `summary.layers`."""
     names = {"before": "L_outKD, the teacher's weights", "after": "L_outKD, fine-tuned"}
     means = errors.groupby("run")[list(names)].mean().rename(columns=names)
     some = layers[stage_of(layers.layer).isin(together)].assign(layer=" and ".join(together))
-    return pd.concat([means, kept_by_stage(layers, "run"), kept_by_stage(some, "run")], axis=1)
+    differ = changing(layers).set_index("run").value.rename("changing masks")
+    return pd.concat([means, kept_by_stage(layers, "run"), kept_by_stage(some, "run"), differ], axis=1)
 
 
 def rank_correlations(table: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:

@@ -156,8 +156,9 @@ def _side_by_side(ax: Axes, rows: pd.DataFrame) -> None:
 
 @styled
 def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """The methods of `fid_against_macs` and runs under the plans of others, drawn apart: FID-AlexNet at STEPS steps,
-    best on top, every seed a faint point; dashed: the unpruned teacher by its steps."""
+    """The methods of `fid_against_macs`, runs under the plans of others, with more updates and with other weights of
+    L_ratio, drawn apart: FID-AlexNet at STEPS steps, best on top, every seed a faint point; dashed: the unpruned
+    teacher by its steps."""
     teachers = table[(table.name == FID) & (table.method == "teacher")].drop_duplicates(["backbone", "steps"])
 
     def draw(each: Axes, rows: pd.DataFrame) -> None:
@@ -180,7 +181,8 @@ def by_variant(table: pd.DataFrame, ax: Sequence[Axes] | None = None) -> np.ndar
         each.set_yticklabels([f"{variant} ({found.seeds[variant]} seeds)" for variant in found.index])
 
     rows = of_runs(table)
-    rows = rows[rows.variant.isin([*METHODS, *COMPARISONS["plans"].rows])]
+    others = [row for name in ("plans", "longer", "ratio_weight") for row in COMPARISONS[name].rows]
+    rows = rows[rows.variant.isin([*METHODS, *others])]
     return each_backbone(rows, ax, 1.2 + 0.26 * rows.variant.nunique(), draw)
 
 

@@ -145,7 +145,7 @@ def test_runs_of_another_budget_or_under_the_plan_of_another_run_are_not_compara
 
 def test_without_a_table_of_layers_the_figure_says_so(table: pd.DataFrame, tmp_path) -> None:
     nothing = layers(Study(str(tmp_path), str(tmp_path), STUDY.runs))
-    assert kept_by_stage(nothing).empty
+    assert kept_by_stage(nothing).empty and changing(nothing).empty
     assert "no finished run" in plots.kept_layers(nothing, table)[0].get_title(loc="left")
     layers_of("tiny_sd-alter-s0", [1, 1, 0]).to_csv(tmp_path / "layers.csv", index=False)
     assert len(layers(Study(str(tmp_path), str(tmp_path), STUDY.runs))) == 3

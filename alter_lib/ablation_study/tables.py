@@ -24,9 +24,9 @@ class Comparison:
     against: str = ALTER
 
 
-def unprinted(title: str, *variants: str) -> Comparison:
+def unprinted(title: str, *variants: str, against: str = ALTER) -> Comparison:
     """A comparison that the paper does not make."""
-    return Comparison(title, dict.fromkeys(variants, ""))
+    return Comparison(title, dict.fromkeys(variants, ""), against=against)
 
 
 COMPARISONS = {
@@ -47,13 +47,13 @@ COMPARISONS = {
     "plans": unprinted("All updates under a plan that was learned: is it the plan, or what was spent before it stood?",
         "alter", "plan_of_alter", "static", "plan_of_static"),
     "longer": unprinted("Four times the updates: too little training?",
-        "alter", "longer_alter", "static", "longer_static", "two_stage", "longer_two_stage"),
+        "alter", "longer_alter", "static", "longer_static", "two_stage", "longer_two_stage", against="longer_alter"),
     "learning_rates": unprinted("Learning rates: the study's (alter), a third of the backbone's, others",
         "alter", "alter_lr_third", "alter_lr_tenth", "alter_router_lr_third", "alter_router_lr_triple",
         "static", "static_lr_third"),
     "ratio_weight": unprinted("lambda_ratio: 5 (alter and Table 3's rows), others, and 1 for each row of Table 3",
         "lambda_ratio_03", "lambda_ratio_1", "alter", "lambda_ratio_20", "static", "static_lambda_ratio_1",
-        "manual", "manual_lambda_ratio_1", "two_stage", "two_stage_lambda_ratio_1"),
+        "manual", "manual_lambda_ratio_1", "two_stage", "two_stage_lambda_ratio_1", against="lambda_ratio_1"),
     "routing": unprinted("Routing: flicker against ten intervals",
         "alter", "snapped", "embedded_timestep", "embedded_snapped"),
     "choices": unprinted("Choices of the method", "alter", "hard_masks", "logistic_noise", "prunable_ratio",

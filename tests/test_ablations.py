@@ -17,7 +17,7 @@ from alter_lib.ablation_study.summary import (
     slopes,
     summary,
 )
-from alter_lib.ablation_study.tables import COMPARISONS, beside_paper
+from alter_lib.ablation_study.tables import COMPARISONS, beside_paper, relative_differences
 
 STUDY = Study.load()
 table = pytest.fixture(study_tables.table)
@@ -94,6 +94,12 @@ def test_the_paper_s_figures_stand_beside_ours(table: pd.DataFrame) -> None:
     assert ours.loc["alter", "FID-AlexNet"].startswith("6 [") and ours.loc["manual", "FID-AlexNet"] == "9"
     assert ours.loc["two_stage", "FID-AlexNet"] == "not run" and ours.loc["two_stage", "seeds"] == 0
     assert ours.loc["static", "less alter's"].startswith("0.533 [") and ours.loc["alter", "less alter's"] == ""
+
+
+def test_longer_runs_are_compared_with_alter_trained_as_long_in_units_of_the_teacher(table: pd.DataFrame) -> None:
+    table["variant"] = table.variant.replace({"alter": "longer_alter", "manual": "longer_static"})
+    found = relative_differences("longer", table)
+    assert found.loc[("tiny_sd", "longer_static"), "mean"] == pytest.approx(4.0 / 3.2)  # the teacher has 3.2 at 20 steps
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..evaluation.paper_tables import paper_table
 from .study import Study
-from .summary import ALTER, differences, of_runs, summary
+from .summary import ALTER, differences, of_runs, relative, summary
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,12 @@ def text(frame: pd.DataFrame, variant: str, otherwise: str = "") -> str:
 def comparisons(table: pd.DataFrame, names: Sequence[str], backbones: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Those of `names` for each backbone, to display one after the other."""
     yield from (beside_paper(name, table, backbone) for name in names for backbone in backbones)
+
+
+def relative_differences(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """`differences` within one of COMPARISONS on each backbone, in units of the unpruned teacher's FID-AlexNet."""
+    rows = relative(table)
+    return differences(rows[rows.variant.isin(COMPARISONS[name].rows)], against=COMPARISONS[name].against)
 
 
 def left(study: Study) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def test_the_paper_s_figures_stand_beside_ours(table: pd.DataFrame) -> None:
 def test_longer_runs_are_compared_with_alter_trained_as_long_in_units_of_the_teacher(table: pd.DataFrame) -> None:
     table["variant"] = table.variant.replace({"alter": "longer_alter", "manual": "longer_static"})
     found = relative_differences("longer", table)
-    assert found.loc[("tiny_sd", "longer_static"), "mean"] == pytest.approx(4.0 / 3.2)  # the teacher has 3.2 at 20 steps
+    assert found.loc[("tiny_sd", "longer_static"), "mean"] == pytest.approx(4.0 / 3.2)  # the teacher: 3.2 at 20 steps
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -139,6 +139,21 @@ def test_the_workflow_plans_a_training_and_an_evaluation_a_run_and_a_curve_where
     assert "slurm_extra=--gres=gpu:1" in output and "OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} " in output
 
 
+def test_of_a_study_whose_runs_are_all_committed_nothing_is_left(tmp_path):
+    """Nothing to collect, either: on a fresh clone there are no runs that it could be collected of."""
+    spec = {"group": "one", "seeds": 1, "set": {"hypernetwork.num_experts": 1}}
+    study = {"out": str(tmp_path / "runs"), "results": str(tmp_path), "set": {}, "curve": {},
+             "backbones": {"params/tiny_sd.yaml": {"snapshots": []}}, "variants": {"static": spec}}  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "table.csv").write_text("run,value\ntiny_sd-static-s0,1\n")
+    command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--cores", "1"]
+    done = subprocess.run(
+        [*command, "--config", f"study={tmp_path / 'study.yaml'}"], capture_output=True, text=True, cwd=ROOT
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and "Nothing to be done" in output, output
+
+
 def test_kept_rows_are_those_of_other_runs(runs: Path, tmp_path: Path) -> None:
     """A second collection renews its own runs, and leaves what the file has of others."""
     table, _ = collect(runs)

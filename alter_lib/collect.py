@@ -117,7 +117,9 @@ def main() -> int:
         table = merge(table, options.out)
         write_table(table, options.out)
         print(*left_out, f"{table['run'].nunique()} runs, {len(table)} figures in {options.out}", sep="\n")
-        if options.curves:
+        if options.curves and not any(options.folder.glob("*/curve.json")):  # a study may have none, or none left
+            print(f"no learning curve in {options.folder}")
+        elif options.curves:
             curves = merge(collect(options.folder, "curve.json")[0], options.curves)
             write_table(curves, options.curves)
             print(f"{curves['run'].nunique()} learning curves in {options.curves}")

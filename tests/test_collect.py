@@ -95,6 +95,15 @@ def test_a_folder_without_figures_is_one_line_and_writes_nothing(tmp_path):
     assert not (tmp_path / "table.csv").exists()
 
 
+def test_runs_without_a_learning_curve_are_collected_all_the_same(runs, tmp_path):
+    runs = shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns("curve.json"))
+    table, curves, layers = (tmp_path / f"{name}.csv" for name in ("table", "curves", "layers"))
+    command = [sys.executable, "-m", "alter_lib.collect", str(runs), "--out", str(table), "--curves", str(curves)]
+    done = subprocess.run([*command, "--layers", str(layers)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and f"no learning curve in {runs}" in done.stdout, done.stderr
+    assert table.exists() and layers.exists() and not curves.exists()
+
+
 STUDY = Study.load()
 FIRST = {(run.params, run.variant): run for run in STUDY.runs if run.seed == 0}
 
@@ -132,6 +141,9 @@ def test_the_workflow_plans_a_training_and_an_evaluation_a_run_and_a_curve_where
         assert f"run.name={json.dumps(f'tiny_sd-static-s{seed}')}" in output and f"run.seed={seed}" in output
     assert output.count("-m alter_lib.training ") == 3 and output.count("-m alter_lib.evaluation ") == 3
     assert output.count("-m alter_lib.evaluation.curve ") == 2 and "--teacher-only" not in output
+    done = subprocess.run([*command, *config, "notebooks=true"], capture_output=True, text=True, cwd=ROOT)
+    output = done.stdout + done.stderr
+    assert output.count(" run_all.py --only 03 --params") == output.count(" run_all.py --only 05 --params") == 3, output
     cluster = [*command[:-2], "--workflow-profile", "workflow/profiles/slurm", "other"]  # a group, on a cluster
     done = subprocess.run([*cluster, *config], capture_output=True, text=True, cwd=ROOT)
     output = done.stdout + done.stderr

@@ -1,5 +1,9 @@
 """The list of runs of the ablation study, and what of it is finished."""
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 import yaml
@@ -115,6 +119,23 @@ def test_a_committed_run_is_finished_and_is_not_run_again(tmp_path) -> None:
     assert study.committed == {one.name} and study.left()[0]["finished"] == 1
     assert not set(study.results_of(one)) & set(study.to_run()) and set(study.results_of(two)) <= set(study.to_run())
     assert len(study.to_run(one.group)) < len(study.to_run())
+
+
+def test_the_study_at_full_size_has_the_variants_of_the_embedded_one_at_the_paper_s_schedule() -> None:
+    """Its commands are the same: ALTER_STUDY names it to the workflow, the command and notebook 06."""
+    code = "from alter_lib.ablation_study import Study; print(len(Study.load().runs))"
+    environment = os.environ | {"ALTER_STUDY": "workflow/study_sd21.yaml"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    full = Study.load(ROOT / "workflow" / "study_sd21.yaml")
+    assert int(done.stdout) == len(full.runs) != len(STUDY.runs)
+    assert {run.variant for run in full.runs} >= {*plots.EXPERTS, *plots.RATIOS, "manual", "two_stage", "stop_at_t_end"}
+    embedded = [run for run in STUDY.runs if run.params == "params/tiny_sd.yaml"]
+    here = {run.variant: load_params(run.params, run.changes) for run in embedded}
+    for run in full.runs:
+        params = load_params(run.params, run.changes)
+        assert params.training.steps == (9375 if run.variant == "stop_at_t_end" else 32000)
+        assert params.hypernetwork.num_experts == here[run.variant].hypernetwork.num_experts
+        assert params.loss.target_ratio == here[run.variant].loss.target_ratio
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path) -> None:

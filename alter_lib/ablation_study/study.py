@@ -5,6 +5,7 @@ The Snakefile reads the same list. Needs neither torch nor pandas, since every j
 
 import csv
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import yaml
 
 from ..params import ROOT, ParamsError, resolve
 
-STUDY = ROOT / "workflow" / "study.yaml"
+STUDY = ROOT / os.environ.get("ALTER_STUDY", "workflow/study.yaml")  # of the workflow, the command and notebook 06
 COMMAND = "snakemake -s workflow/Snakefile --cores 2"
 
 
@@ -41,8 +42,8 @@ class Run:
         return f"--params {self.params} --set {' '.join(items)}"
 
     @property
-    def teacher(self) -> str:
-        """The file of the unpruned backbone's figures, which all of its runs share."""
+    def teacher(self) -> str | None:
+        """The file of the unpruned backbone's figures, which all of its runs share; None: each run evaluates it."""
         return self.changes["evaluation.teacher_results"]
 
 
@@ -124,5 +125,5 @@ def planned(content: dict[str, Any]) -> Iterator[Run]:
                 named = {"run.name": name, "run.out": content["out"], "run.seed": seed}
                 plan_of = f"{stem}-{spec['plan_of']}-s{seed}" if "plan_of" in spec else ""
                 plan = {"training.plan": f"{content['out']}/{plan_of}/alter"} if plan_of else {}
-                changes = {**named, **content["set"], **teacher, **curve, **plan, **spec["set"]}
+                changes = {**named, **teacher, **content["set"], **curve, **plan, **spec["set"]}
                 yield Run(name, params, variant, spec["group"], seed, changes, bool(curve), plan_of)

@@ -63,6 +63,11 @@ def test_relative_figures_are_in_units_of_the_teacher_s_at_as_many_steps(table: 
     )
 
 
+def test_runs_that_were_evaluated_at_other_steps_have_no_relative_figure(table: pd.DataFrame) -> None:
+    elsewhere = table.assign(steps=table.steps + 5, run=table.run.astype("str"))
+    assert relative(elsewhere).empty and ranking(elsewhere).empty
+
+
 def test_the_ranking_has_the_best_first_and_what_is_between_it_and_alter(table: pd.DataFrame) -> None:
     found = ranking(table).loc["tiny_sd"]
     assert found.index.tolist() == ["alter", "static", "manual"]

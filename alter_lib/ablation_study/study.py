@@ -17,8 +17,9 @@ import yaml
 
 from ..params import ROOT, ParamsError, resolve
 
-STUDY = ROOT / os.environ.get("ALTER_STUDY", "workflow/study.yaml")  # of the workflow, the command and notebook 06
-COMMAND = "snakemake -s workflow/Snakefile --cores 2"
+OTHER = os.environ.get("ALTER_STUDY", "")  # for the workflow, the command and notebook 06
+STUDY = ROOT / (OTHER or "workflow/study.yaml")
+COMMAND = f"{f'ALTER_STUDY={OTHER} ' if OTHER else ''}snakemake -s workflow/Snakefile --cores 2"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     """`of_runs` with FID-AlexNet in units of the unpruned teacher's at as many steps: 1 is as good as the teacher."""
     teacher = table[(table.name == FID) & (table.method == "teacher") & (table.steps == STEPS)].set_index("run").value
     rows = of_runs(table)
-    return rows.assign(value=rows.value / rows.run.map(teacher))
+    return rows.assign(value=rows.value / rows.run.map(teacher).astype(float))  # of no row: of text
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
